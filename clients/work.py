@@ -1,8 +1,12 @@
-"""A client's answer to one round: decode the student, distil on the client's own pairs, encode."""
+"""A client's answer to one round: decode the student, distil on the client's own pairs, encode.
+
+To a message, or, in a simulation without privacy, in turn with other clients on a student that stays.
+"""
 
 import logging
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +39,7 @@ from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.refusals import sealed
 from edgecmd.privacy.secure_sum.updates import update_of, weighted
 from edgecmd.run import Run
-from edgecmd.training.averaging import to_arrays
+from edgecmd.training.averaging import Arrays, to_arrays
 from edgecmd.training.distill import optimizer_tensors, restore_optimizer
 from edgecmd.training.task import Holding
 
@@ -46,8 +50,10 @@ LOG = logging.getLogger("edgecmd.client")
 class ClientError(RuntimeError):
     """A failure on a client, with its index and the stage in which it happened."""
 
-    def __init__(self, client: int, stage: str, cause: BaseException) -> None:
-        super().__init__(f"client {client}, stage {stage}: {type(cause).__name__}: {cause}")
+    @classmethod
+    def at(cls, client: int, stage: str, cause: BaseException) -> "ClientError":
+        """What becomes of ``cause``; it travels between processes as its text."""
+        return cls(f"client {client}, stage {stage}: {type(cause).__name__}: {cause}")
 
 
 class SealedError(RuntimeError):
@@ -134,9 +140,8 @@ def _answered(message: Message, context: Context, answer: "Callable[[_Stages], R
         if _is_private(context):
             trace = None if isinstance(error, EdgecmdError) else error
             LOG.error("client %d failed in stage %s: %s", stages.client, stages.now, error, exc_info=trace)
-            raise ClientError(stages.client, "private round", SealedError(SEALED)) from None
-        told = explain(error) if is_of_machine(error) else error
-        raise ClientError(stages.client, stages.now, told) from error
+            raise ClientError.at(stages.client, "private round", SealedError(SEALED)) from None
+        raise stages.failed(error) from error
 
 
 @dataclass(slots=True)
@@ -145,6 +150,76 @@ class _Stages:
 
     client: int = 0
     now: str = "config"
+
+    def failed(self, error: BaseException) -> ClientError:
+        """What becomes of an error that may be told."""
+        return ClientError.at(self.client, self.now, explain(error) if is_of_machine(error) else error)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Taken:
+    """What a turn gave.
+
+    Attributes:
+        weights: The student after it, by the names of the weights that were sent; they change with the next
+            turn.
+        loss: Mean loss over the local steps.
+    """
+
+    weights: Mapping[str, np.ndarray]
+    loss: float
+
+
+class Turns:
+    """Clients of a simulation that train in turn on one student of this process.
+
+    Args:
+        run: The run; without privacy, which counts and releases by messages.
+        token: Name of the run.
+
+    Guarantees:
+        The weights of a turn are to the bit those that `answer_train` answers with.
+    """
+
+    def __init__(self, run: Run, token: str) -> None:
+        torch.set_num_threads(1)
+        self._run, self._token = run, token
+        self._sent: dict[str, torch.Tensor] = {}
+        self._round_index = 0
+
+    def begin(self, arrays: Arrays, round_index: int) -> None:
+        """Take the global weights of a round."""
+        self._sent = {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
+        self._round_index = round_index
+
+    def line_up(self, clients: Iterable[int]) -> None:
+        """Say whose turns will be asked for: nothing can be done before they are."""
+
+    def take(self, client: int, *, end: float) -> Taken | None:
+        """The turn of one client; None where it would begin after ``end`` of the monotonic clock.
+
+        Raises:
+            ClientError: Anything failed; the message names client and stage.
+        """
+        if time.monotonic() >= end:
+            return None
+        stages = _Stages(client=client, now="data")
+        try:
+            run = self._run
+            holding = run.holding(client)
+            stages.now = "decode"
+            student = _shell(holding, run)
+            held = student.state_dict()
+            if held.keys() != self._sent.keys():
+                student.load_state_dict(self._sent)
+            with torch.no_grad():
+                torch._foreach_copy_([held[name] for name in self._sent], list(self._sent.values()))
+            stages.now, folder = "distil", _simulated_state(run, self._token, client)
+            loss = _distil(student, holding, run, client=client, round_index=self._round_index, folder=folder)
+            stages.now = "encode"
+            return Taken(weights={name: held[name].cpu().numpy() for name in self._sent}, loss=loss)
+        except RAISED as error:
+            raise stages.failed(error) from error
 
 
 def _answer(
@@ -199,7 +274,7 @@ def _answer(
             folder=folder,
         )
         return _private_reply(released, node.client)
-    loss = _distil(student, holding, run, order, folder)
+    loss = _distil(student, holding, run, client=order.client, round_index=order.round_index, folder=folder)
     stages.now = "encode"
     weights = _weights(student, list(arrays))
     if run.privacy.mechanism != "none":
@@ -218,7 +293,7 @@ def _asked(message: Message, context: Context, stages: _Stages, *, local: bool) 
 def _change(student: Student, holding: Holding, run: Run, order: Order, folder: Path) -> np.ndarray:
     """What local training changes: alone under a guarantee per client, else with its weight."""
     before = to_arrays(student)
-    loss = _distil(student, holding, run, order, folder)
+    loss = _distil(student, holding, run, client=order.client, round_index=order.round_index, folder=folder)
     change = update_of(before, to_arrays(student), fixed=student.fixed)
     if run.plan is not None:
         return change
@@ -251,9 +326,13 @@ def _is_private(context: Context) -> bool:
     return asked or any(name in context.node_config for name in ("data-dir", *BUDGETS))
 
 
-def _decode(arrays: ArrayRecord, holding: Holding, run: Run) -> Student:
+def _shell(holding: Holding, run: Run) -> Student:
     shape = holding.data.target.shape
-    student = run.shell((shape[1], shape[2], shape[3]), holding.data.teacher.shape[1])
+    return run.shell((shape[1], shape[2], shape[3]), holding.data.teacher.shape[1])
+
+
+def _decode(arrays: ArrayRecord, holding: Holding, run: Run) -> Student:
+    student = _shell(holding, run)
     student.load_state_dict(arrays.to_torch_state_dict())
     return student
 
@@ -261,16 +340,23 @@ def _decode(arrays: ArrayRecord, holding: Holding, run: Run) -> Student:
 def _state_folder(run: Run, order: Order, node: Node) -> Path:
     """Where the optimiser's state is: never where a server says when the pairs are the device's own."""
     own = node.data is not None or node.has_state
-    base = node.state / "clients" if own else run.folder / "clients"
-    return base / order.token / f"client-{order.client:04d}"
+    if not own:
+        return _simulated_state(run, order.token, order.client)
+    return node.state / "clients" / order.token / f"client-{order.client:04d}"
 
 
-def _distil(student: Student, holding: Holding, run: Run, order: Order, folder: Path) -> float:
-    index = order.round_index
+def _simulated_state(run: Run, token: str, client: int) -> Path:
+    return run.folder / "clients" / token / f"client-{client:04d}"
+
+
+def _distil(
+    student: Student, holding: Holding, run: Run, *, client: int, round_index: int, folder: Path
+) -> float:
+    index = round_index
     optimizer = run.optimizer(student)
     if run.distill.keep_optimizer:
         restore_optimizer(optimizer, load_state(folder, round_index=index))
-    place = run.place(index, client=order.client)
+    place = run.place(index, client=client)
     loss = run.train_locally(student, holding, place=place, optimizer=optimizer)
     if not math.isfinite(loss):
         raise FloatingPointError(f"loss={loss} is not finite. Lower distill.learning_rate.")

@@ -26,6 +26,7 @@ from server.privacy.client_privacy import central_privacy
 from server.privacy.one_shot import one_shot
 from server.privacy.privacy_report import write_privacy
 from server.privacy.sum_round import sum_rounds
+from server.resident.rounds import ResidentRounds
 from server.strategies import build_strategy
 
 TOLD_EPSILON = "told-epsilon.json"
@@ -51,6 +52,7 @@ def federate(
     runtime: Runtime = "in-process",
     may_grow: bool = True,
     clock: Clock | None = None,
+    resident: Callable[[str], ResidentRounds] | None = None,
 ) -> Student:
     """Run or continue the federation of ``run`` and write ``student.safetensors``.
 
@@ -62,6 +64,7 @@ def federate(
             waits for ``federation.num_clients`` of them up to the deadline.
         may_grow: Whether more nodes may connect, as they may not in Flower's own simulation.
         clock: What waiting goes by.
+        resident: Makes, of the run's name, what lets clients train without messages; None: they get messages.
 
     Raises:
         ConfigError: A setting of the strategy is wrong; nothing is written then.
@@ -85,6 +88,7 @@ def federate(
         terms = terms_of(run.federation, on_flower=runtime == "flower", may_grow=may_grow)
         clock = clock or Clock()
         identities = _meet(grid, run, terms=terms, clock=clock, runtime=runtime)
+        staying = resident(token) if resident is not None else None
 
         def evaluate(round_index: int, arrays: Arrays) -> dict[str, float]:
             every = run.evaluate.every_rounds
@@ -101,7 +105,7 @@ def federate(
             folder=folder,
             evaluate=evaluate,
             report=report or (lambda _: None),
-            identities=identities,
+            identities=staying.identities if staying is not None else identities,
             expectations=told_to_devices(run, student) if runtime == "flower" else {},
             fixed=student.fixed,
             central=central_privacy(plan, run, token=token),
@@ -111,6 +115,7 @@ def federate(
             summed=summed,
             share_of_step=run.share_of_step,
             one_shot=one_shot(plan, student),
+            resident=staying,
         )
         load_arrays(student, run_rounds(federation, to_arrays(student)))
         telling = [node for node, one in identities.items() if one.spent is not None]

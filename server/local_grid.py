@@ -38,6 +38,10 @@ RUN_ID = 1
 TASK_ID = 1
 # A node that comes back under another id, in a drill, has one of the same remainder.
 REBORN_ID = 1_000_000
+WORKER_KILLED = (
+    "A worker process was killed, perhaps for lack of memory. Continue with `edgecmd resume`; lower"
+    " federation.num_workers in the run's config.toml first."
+)
 Fault = Callable[[int, int], Exception | None]
 
 
@@ -206,10 +210,7 @@ class LocalGrid(Grid):
                 future.cancel()
                 continue
             except BrokenProcessPool as error:
-                raise MachineError(
-                    "A worker process was killed, perhaps for lack of memory. Continue with `edgecmd resume`;"
-                    " lower federation.num_workers in the run's config.toml first."
-                ) from error
+                raise MachineError(WORKER_KILLED) from error
             if isinstance(result, str):
                 yield message, failure(message, result)
             else:

@@ -29,6 +29,7 @@ from server.privacy.client_privacy import CentralPrivacy
 from server.privacy.one_shot import OneShot
 from server.privacy.sum_round import SumRounds
 from server.quorum import BudgetEndError, check_quorum
+from server.resident.rounds import ResidentRounds
 from server.screening import Rejection, claimed_client, screen
 from server.strategies import from_record, restore_current, restore_strategy, strategy_tensors, to_record
 
@@ -86,6 +87,8 @@ class Federation(Messenger):
         share_of_step: Share of the strategy's step in a round, from 1, that is taken.
         one_shot: Makes the student of what clients release once; None where they send weights.
         average: Mean of the weights after the rounds so far; empty without ``federation.ema_decay``.
+        resident: Lets clients train in turn in this process, or processes of its own; None where they get
+            messages.
     """
 
     seed: int
@@ -100,6 +103,7 @@ class Federation(Messenger):
     share_of_step: Callable[[int], float] = lambda _: 1.0
     one_shot: OneShot | None = None
     average: dict[str, np.ndarray] = field(default_factory=dict)
+    resident: ResidentRounds | None = None
 
     @property
     def hidden(self) -> bool:
@@ -188,10 +192,11 @@ def run_round(federation: Federation, arrays: Arrays, round_index: int) -> tuple
     gathered = gather(federation, arrays, round_index)
     usable = gathered.usable
     summed = federation.summed
-    claims = {one.metadata.src_node_id: claimed_client(one) for one in usable} if summed is None else {}
+    each = usable if not gathered.num_summed else []
+    claims = {one.metadata.src_node_id: claimed_client(one) for one in each}
     if not federation.hidden and summed is None:
         check_quorum(
-            usable,
+            range(gathered.num_clients),
             gathered.rejected,
             num_asked=gathered.num_asked,
             num_unknown=gathered.num_unknown,
@@ -244,6 +249,8 @@ def gather(federation: Federation, arrays: Arrays, round_index: int) -> Gathered
         return federation.buffer.gather(federation, arrays, round_index)
     cohort, unknown = draw_cohort(federation, round_index)
     num_summed = 0
+    if federation.resident is not None:
+        return federation.resident.gather(arrays, cohort, round_index, deadline_s=federation.terms.deadline_s)
     if federation.summed is not None:
         summed = federation.summed.ask(federation, arrays, cohort, round_index)
         usable, rejected, num_summed = [summed.reply], summed.rejected, summed.num_clients
@@ -340,7 +347,7 @@ def _report(
     central, hidden = federation.central, federation.hidden
     num_clients = central.num_answers if central is not None else gathered.num_clients
     exchanged = 2 * central.normaliser if central is not None and hidden else gathered.num_sent + num_clients
-    num_examples, loss = (None, None) if federation.private else _weighted_loss(gathered.usable)
+    num_examples, loss = (None, None) if federation.private else _weighted_loss(gathered)
     return RoundReport(
         round_index=round_index,
         num_rounds=federation.config.num_rounds,
@@ -354,11 +361,12 @@ def _report(
     )
 
 
-def _weighted_loss(usable: list[Message]) -> tuple[int, float]:
+def _weighted_loss(gathered: Gathered) -> tuple[int, float]:
     """Pairs behind the replies, and their mean loss weighted by pairs."""
-    metrics = [reply.content.metric_records["metrics"] for reply in usable]
-    weights = np.asarray([float(str(one["num-examples"])) for one in metrics])
-    losses = np.asarray([float(str(one["loss"])) for one in metrics])
+    metrics = [reply.content.metric_records["metrics"] for reply in gathered.usable]
+    told = gathered.told or [(str(one["num-examples"]), str(one["loss"])) for one in metrics]
+    weights = np.asarray([float(num) for num, _ in told])
+    losses = np.asarray([float(loss) for _, loss in told])
     return int(weights.sum()), float((weights * losses).sum() / weights.sum())
 
 

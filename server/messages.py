@@ -52,7 +52,8 @@ class Gathered:
         num_sent: Messages with weights that were sent.
         num_unknown: Nodes among the rejected that could not be asked: who they are is not known.
         staleness: Age of each usable reply in rounds, in asynchronous rounds.
-        num_summed: Clients for whose sum the one reply stands; 0 without a secure sum.
+        num_summed: Clients for which the one reply stands; 0 where each has its own.
+        told: Pairs and mean loss of each client, where the one reply cannot say them.
     """
 
     usable: list[Message]
@@ -62,6 +63,7 @@ class Gathered:
     num_unknown: int = 0
     staleness: tuple[int, ...] = ()
     num_summed: int = 0
+    told: tuple[tuple[int, float], ...] = ()
 
     @property
     def num_clients(self) -> int:

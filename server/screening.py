@@ -10,6 +10,7 @@ import io
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord
@@ -224,7 +225,7 @@ def _private_fault(metrics: MetricRecord) -> str | None:
     return None if isinstance(client, int) and client >= 0 else "an index that is not a number"
 
 
-def _metric_fault(metrics: MetricRecord, *, max_examples: int) -> str | None:
+def _metric_fault(metrics: Mapping[str, Any], *, max_examples: int) -> str | None:
     if set(metrics) != METRICS:
         return f"metrics {sorted(metrics)} instead of {sorted(METRICS)}"
     num, client, loss = metrics["num-examples"], metrics["client"], metrics["loss"]
@@ -263,7 +264,28 @@ def _tensor_fault(array: Array, expected: np.ndarray) -> str | None:
     num_bytes = len(array.data) - stream.tell()
     if num_bytes != expected.nbytes:
         raise ValueError(f"{num_bytes} bytes instead of {expected.nbytes}")
-    largest = np.abs(np.frombuffer(array.data, dtype, offset=stream.tell())).max(initial=0)
+    return _value_fault(np.frombuffer(array.data, dtype, offset=stream.tell()))
+
+
+def _value_fault(values: np.ndarray) -> str | None:
+    largest = np.abs(values).max(initial=0)
     if not np.isfinite(largest):
         return "holds NaN or infinity"
     return f"holds {largest:g}, beyond {LARGEST:g}" if largest > LARGEST else None
+
+
+def turn_fault(
+    weights: Mapping[str, np.ndarray], metrics: Mapping[str, Any], *, max_examples: int
+) -> str | None:
+    """What `screen` would find wrong with a client's turn, without privacy; None where it may be aggregated.
+
+    Args:
+        weights: The client's weights, with the names and shapes of those that it was given.
+        metrics: ``num-examples``, ``loss`` and ``client``.
+        max_examples: Largest believable number of pairs.
+    """
+    wrong = _metric_fault(metrics, max_examples=max_examples)
+    if wrong is None:
+        faults = ((name, _value_fault(value)) for name, value in weights.items())
+        wrong = next((f"tensor {name!r} {fault}" for name, fault in faults if fault is not None), None)
+    return None if wrong is None else _plain(wrong)

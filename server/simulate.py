@@ -3,6 +3,8 @@
 import copy
 import logging
 from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -22,6 +24,7 @@ from server.local_grid import RUN_ID, Fault, local_grid
 from server.loop import Federation
 from server.patience import MadeUpTime, PatientGrid
 from server.privacy.sum_round import sum_rounds
+from server.resident.rounds import may_stay, resident_rounds
 from server.strategies import build_strategy
 
 if TYPE_CHECKING:
@@ -32,14 +35,14 @@ FIRST_NODE = 100
 
 def contexts(run: Run) -> dict[int, Context]:
     """One context per client: its index, how many there are, and the run config as Flower sends it."""
-    num = run.federation.num_clients
+    num, settings = run.federation.num_clients, dict(run.described.flat)
     return {
         FIRST_NODE + client: Context(
             run_id=RUN_ID,
             node_id=FIRST_NODE + client,
             node_config={"partition-id": client, "num-partitions": num},
             state=RecordDict(),
-            run_config=dict(run.described.flat),
+            run_config=settings,
         )
         for client in range(num)
     }
@@ -88,6 +91,7 @@ def simulate(
     fault: Fault | None = None,
     faults: "Faults | None" = None,
     others: Mapping[int, ClientApp] | None = None,
+    messages: bool = False,
 ) -> Student:
     """Run or continue the federation of ``run`` in this process or its local workers.
 
@@ -101,21 +105,32 @@ def simulate(
         faults: For drills: what goes wrong in a deployment, see `server.faults`. No time is waited for what
             does not come; clients answer one after another.
         others: For drills: apps by index of the clients that have one of their own (`clients.byzantine`).
+        messages: Ask each client by a Flower message also where none is needed, as a deployment would. The
+            result is the same to the bit, and takes longer.
 
     Raises:
         FederationError: A round missed its quorum, or the run folder is another process's or another
             runtime's.
     """
     federation = run.federation
-    with local_grid(
-        make_app(run),
-        contexts(run),
-        num_workers=federation.num_workers,
-        device=run.device.type,
-        fault=fault,
-        others={FIRST_NODE + client: app for client, app in (others or {}).items()},
-    ) as grid:
-        timed = federation.slowest > 1 or federation.buffer_size > 0
+    timed = federation.slowest > 1 or federation.buffer_size > 0
+    stay = not (messages or timed or faults is not None or others) and may_stay(run)
+    with ExitStack() as ends:
+        grid = ends.enter_context(
+            local_grid(
+                make_app(run),
+                contexts(run),
+                num_workers=1 if stay else federation.num_workers,
+                device=run.device.type,
+                fault=fault,
+                others={FIRST_NODE + client: app for client, app in (others or {}).items()},
+            )
+        )
+        if stay:
+            staying = partial(resident_rounds, run, first_node=FIRST_NODE, fault=fault)
+            return federate(
+                grid, run, report=report, resident=lambda token: ends.enter_context(staying(token))
+            )
         if faults is None and not timed:
             return federate(grid, run, report=report)
         time, around = MadeUpTime(), cast("Grid", grid)

@@ -135,7 +135,8 @@ def workers(pool: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
         assert num == 2
         return pool
 
-    monkeypatch.setattr("server.local_grid.Workers", kept)
+    for where in ("server.local_grid", "server.resident.workers"):
+        monkeypatch.setattr(f"{where}.Workers", kept)
 
 
 def test_two_workers_give_the_bytes_of_one_under_privacy(pairs: Path, tmp_path: Path, workers: None) -> None:
