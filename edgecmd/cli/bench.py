@@ -1,5 +1,6 @@
 """``edgecmd bench``: ratios, with both sides measured in one run and interleaved."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -8,7 +9,11 @@ from edgecmd.cli.app import bench_app
 from edgecmd.cli.options import AsJson, ConfigFile, NumSeeds, Settings, one_thread, read_settings
 from edgecmd.cli.output import print_json, print_table
 from edgecmd.cli.progress import tell
+from edgecmd.core.errors import ConfigError
+from edgecmd.core.files import read_json
 from edgecmd.core.text import counted
+
+QUICK = ("data.image_size=32", "data.source_size=64", "student.architecture=ws-50k")
 
 
 @bench_app.command()
@@ -18,19 +23,27 @@ def simulate(
     ] = "10,100",
     rounds: Annotated[int, typer.Option("--rounds", min=1, help="Rounds timed on each side.")] = 10,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Interleaved repeats.")] = 5,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Small images, few rounds: two minutes on a busy machine.")
+    ] = False,
+    compare: Annotated[
+        Path | None, typer.Option("--compare", help="JSON of an earlier measurement of the same clients.")
+    ] = None,
     config: ConfigFile = None,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
     """Time of a federated simulation relative to a bare torch loop. Both make the same gradient steps."""
-    from edgecmd.experiments.bench.simulation import measure
+    from edgecmd.experiments.bench.simulation import earlier_ratios, measure
 
     one_thread()
-    resolved = read_settings(config, settings)
-    results = [
-        measure(resolved, num_clients=int(count), num_rounds=rounds, num_repeats=repeats)
-        for count in clients.split(",")
-    ]
+    counts = _counts(clients)
+    rounds, repeats = (min(rounds, 3), min(repeats, 3)) if quick else (rounds, repeats)
+    earlier = earlier_ratios(read_json(compare), clients=counts, num_rounds=rounds) if compare else []
+    resolved = read_settings(config, [*QUICK, *(settings or [])] if quick else settings)
+    results = [measure(resolved, num_clients=num, num_rounds=rounds, num_repeats=repeats) for num in counts]
+    for one, before in zip(results, earlier):
+        one["against_old"] = one["ratio_median"] / before
     if as_json:
         print_json(results)
         return
@@ -39,18 +52,38 @@ def simulate(
             str(one["clients"]),
             f"{one['ratio_median']:.3f}",
             f"{one['ratio_min']:.3f} to {one['ratio_max']:.3f}",
+            f"{one['overhead_ms_median']:.2f}",
+            f"{one['overhead_ms_min']:.2f} to {one['overhead_ms_max']:.2f}",
             f"{one['grid_cpu_s']:.2f}",
             f"{one['bare_cpu_s']:.2f}",
             f"{one['peak_mb']:.0f}",
             f"{one['bytes_ratio']:.4f}",
+            *([f"{one['against_old']:.3f}"] if compare else []),
         ]
         for one in results
     ]
     print_table(
-        f"Grid / bare loop, {counted(rounds, 'round')}, {repeats} interleaved repeats, CPU time, 1 thread",
-        ["clients", "ratio (median)", "min to max", "grid s", "bare s", "peak MB", "bytes / (2x4xPxN)"],
+        f"Simulation / bare loop, {counted(rounds, 'round')}, {repeats} repeats, CPU time, one thread",
+        [
+            *("clients", "ratio (median)", "min to max", "ms a client", "min to max"),
+            *("simulation s", "bare s", "peak MB", "bytes / (2x4xPxN)"),
+            *(["ratio / old"] if compare else []),
+        ],
         rows,
     )
+
+
+def _counts(text: str) -> list[int]:
+    """Numbers of clients, from 1.
+
+    Raises:
+        ConfigError: One is none.
+    """
+    words = [word.strip() for word in text.split(",")]
+    wrong = [word for word in words if not word.isascii() or not word.isdigit() or int(word) < 1]
+    if wrong:
+        raise ConfigError(f"--clients has {wrong[0]!r}. Write whole numbers from 1, such as 10,100.")
+    return [int(word) for word in words]
 
 
 @bench_app.command()

@@ -73,6 +73,34 @@ class _Work:
     place: int
 
 
+# What a worker keeps between turns: of one run, of one round.
+_KEPT: dict[str, tuple[Turns, np.ndarray, int]] = {}
+
+
+def _turn(work: _Work) -> float:
+    """Take a turn in a worker; its loss.
+
+    Raises:
+        ClientError: It failed.
+    """
+    turns, memory, round_index = _KEPT.get(work.token, (None, None, 0))
+    if turns is None or memory is None:
+        _KEPT.clear()
+        turns, memory = Turns(work.remake(), work.token), _map(work.path)
+    if round_index != work.round_index:
+        turns.begin(work.layout.views(memory, 0), work.round_index)
+        _KEPT[work.token] = (turns, memory, work.round_index)
+    taken = turns.take(work.client, end=math.inf)
+    assert taken is not None
+    for name, view in work.layout.views(memory, work.place).items():
+        view[...] = taken.weights[name]
+    return taken.loss
+
+
+def _map(path: Path) -> np.ndarray:
+    return np.memmap(path, dtype=np.uint8, mode="r+")
+
+
 class TurnWorkers:
     """Clients in turn, in processes of one thread each; see `clients.work.Turns`.
 
@@ -84,6 +112,8 @@ class TurnWorkers:
         A turn gives to the bit what it gives in this process, in whichever worker. A worker that is killed
         costs the turns that were under way, which are taken again in new processes.
     """
+
+    turn = staticmethod(_turn)
 
     def __init__(self, run: Run, token: str) -> None:
         assert run.remake is not None
@@ -179,7 +209,7 @@ class TurnWorkers:
             client=client,
             place=place,
         )
-        return self._pool.submit(_turn, work), place
+        return self._pool.submit(self.turn, work), place
 
     def _start_again(self) -> None:
         """New processes, which take the turns that were under way."""
@@ -209,31 +239,3 @@ class TurnWorkers:
         except OSError as error:
             raise explain(error, doing=f"{self._path} cannot be written") from error
         return _map(self._path)
-
-
-# What a worker keeps between turns: of one run, of one round.
-_KEPT: dict[str, tuple[Turns, np.ndarray, int]] = {}
-
-
-def _turn(work: _Work) -> float:
-    """Take a turn in a worker; its loss.
-
-    Raises:
-        ClientError: It failed.
-    """
-    turns, memory, round_index = _KEPT.get(work.token, (None, None, 0))
-    if turns is None or memory is None:
-        _KEPT.clear()
-        turns, memory = Turns(work.remake(), work.token), _map(work.path)
-    if round_index != work.round_index:
-        turns.begin(work.layout.views(memory, 0), work.round_index)
-        _KEPT[work.token] = (turns, memory, work.round_index)
-    taken = turns.take(work.client, end=math.inf)
-    assert taken is not None
-    for name, view in work.layout.views(memory, work.place).items():
-        view[...] = taken.weights[name]
-    return taken.loss
-
-
-def _map(path: Path) -> np.ndarray:
-    return np.memmap(path, dtype=np.uint8, mode="r+")

@@ -11,6 +11,8 @@ from PIL import Image
 
 from edgecmd.config.reader import to_toml
 from edgecmd.config.schema import RunConfig
+from edgecmd.core.errors import ConfigError
+from edgecmd.experiments.bench.simulation import earlier_ratios
 from tests.command_line import run
 from tests.tiny_federation import run_of
 
@@ -121,12 +123,38 @@ def test_pretrain_init_data_and_doctor(
 def test_bench_simulate_reports_a_ratio(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], settings_file: Path
 ) -> None:
+    """And the ratio to an earlier one, of the same work alone."""
     words = ["bench", "simulate", "--config", str(settings_file), "--clients", "2", "--rounds", "1"]
     assert run(monkeypatch, *words, "--repeats", "1", "--json") == 0
     (found,) = json.loads(capsys.readouterr().out)
     assert found["clients"] == 2
     assert 1.0 <= found["bytes_ratio"] < 1.2
     assert found["ratio_median"] > 0
+    assert found["overhead_ms_min"] <= found["overhead_ms_median"] <= found["overhead_ms_max"]
+    old = settings_file.parent / "old.json"
+    for content, message in [
+        ([found | {"rounds": 2}], "the file has 2 clients, 2 rounds. Measure the same"),
+        ([], "the file has nothing"),
+        ({"clients": 2}, "does not hold what"),
+        ([3], "does not hold what"),
+    ]:
+        old.write_text(json.dumps(content))
+        assert run(monkeypatch, *words, "--compare", str(old)) == 2
+        assert message in capsys.readouterr().err
+    old.write_text("{")
+    assert run(monkeypatch, *words, "--compare", str(old)) == 4
+    assert run(monkeypatch, *words[:4], "--clients", "2,x") == 2
+    assert "--clients has 'x'" in capsys.readouterr().err
+
+
+def test_a_measurement_is_divided_by_an_earlier_one() -> None:
+    rows = [
+        {"clients": 2, "rounds": 1, "ratio_median": 1.25},
+        {"clients": 4, "rounds": 1, "ratio_median": 1.5},
+    ]
+    assert earlier_ratios(rows, clients=[2, 4], num_rounds=1) == [1.25, 1.5]
+    with pytest.raises(ConfigError, match="2 clients, 1 rounds; 4 clients, 1 rounds"):
+        earlier_ratios(rows, clients=[4, 2], num_rounds=1)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,13 +19,17 @@ MAX_DISTANCE = 1e-3
 
 
 def measure(config: RunConfig, *, num_clients: int, num_rounds: int, num_repeats: int) -> dict[str, Any]:
-    """Ratio of CPU times and the grid's peak memory, each measured in a fresh process.
+    """Ratio of CPU times, overhead, and the simulation's peak memory, each measured in a fresh process.
 
     Args:
         config: Settings; clients, rounds and evaluation are replaced.
         num_clients: Clients of the simulation.
         num_rounds: Rounds timed on either side.
-        num_repeats: Pairs of (grid, bare loop), one after the other.
+        num_repeats: Pairs of (simulation, bare loop), one after the other.
+
+    Returns:
+        ``ratio_*`` and ``overhead_ms_*`` (simulation less bare loop, for a client and round) over the
+        repeats, with what was asked. What clients hold is decoded before either side is timed.
 
     Raises:
         ConfigError: The two sides ended with different weights, so the ratio would mean nothing.
@@ -49,25 +53,66 @@ def measure(config: RunConfig, *, num_clients: int, num_rounds: int, num_repeats
     return {"clients": num_clients, "rounds": num_rounds, "repeats": num_repeats, **timed, "peak_mb": peak}
 
 
+def earlier_ratios(found: object, *, clients: Sequence[int], num_rounds: int) -> list[float]:
+    """Ratios of an earlier measurement, to divide those of a new one by.
+
+    Args:
+        found: What `measure` gave for each number of clients, as read from JSON.
+        clients: Numbers of clients of the new measurement.
+        num_rounds: Its rounds.
+
+    Raises:
+        ConfigError: ``found`` is no such measurement, or one of other clients or rounds.
+    """
+    rows: list[Any] = found if isinstance(found, list) else [found]
+    if not all(isinstance(one, dict) and isinstance(one.get("ratio_median"), float) for one in rows):
+        raise ConfigError(
+            "--compare: the file does not hold what `edgecmd bench simulate --json` prints. Make it with"
+            " that command."
+        )
+    there = [(one.get("clients"), one.get("rounds")) for one in rows]
+    if there != [(num, num_rounds) for num in clients]:
+        told = "; ".join(f"{num} clients, {rounds} rounds" for num, rounds in there)
+        raise ConfigError(
+            f"--compare: the file has {told or 'nothing'}. Measure the same: --clients, --rounds, --quick."
+        )
+    return [one["ratio_median"] for one in rows]
+
+
 def _timed(config: RunConfig, num_repeats: int) -> dict[str, float]:
     grid, bare, bytes_ratio = [], [], 0.0
     check_same_work(config, WORKER)
     for _ in range(num_repeats):
+        with tempfile.TemporaryDirectory() as folder:
+            run = _holding(WORKER.run(replace(config, out=folder, name="bench")))
+            started = time.process_time()
+            _, bytes_ratio = run_grid(run)
+            grid.append(time.process_time() - started)
+        run = _holding(WORKER.run(config))
         started = time.process_time()
-        _, bytes_ratio = run_grid(config, WORKER)
-        grid.append(time.process_time() - started)
-        started = time.process_time()
-        run_bare(WORKER.run(config))
+        run_bare(run)
         bare.append(time.process_time() - started)
     ratios = [one / other for one, other in zip(grid, bare)]
+    visits = config.federation.num_clients * config.federation.num_rounds
+    overheads = [1000 * (one - other) / visits for one, other in zip(grid, bare)]
     return {
         "ratio_median": statistics.median(ratios),
         "ratio_min": min(ratios),
         "ratio_max": max(ratios),
+        "overhead_ms_median": statistics.median(overheads),
+        "overhead_ms_min": min(overheads),
+        "overhead_ms_max": max(overheads),
         "grid_cpu_s": statistics.median(grid),
         "bare_cpu_s": statistics.median(bare),
         "bytes_ratio": bytes_ratio,
     }
+
+
+def _holding(run: Run) -> Run:
+    """The run, with what its clients hold already decoded."""
+    for client in range(run.federation.num_clients):
+        run.holding(client)
+    return run
 
 
 def check_same_work(config: RunConfig, assembly: Assembly) -> None:
@@ -83,7 +128,9 @@ def check_same_work(config: RunConfig, assembly: Assembly) -> None:
     one = replace(config, federation=replace(config.federation, num_rounds=1))
     run = assembly.run(one)
     start, looped = to_arrays(run.new_student()), run_bare(run)
-    away = distance(run_grid(one, assembly)[0], looped) / distance(looped, start)
+    with tempfile.TemporaryDirectory() as folder:
+        simulated, _ = run_grid(assembly.run(replace(one, out=folder, name="bench")))
+    away = distance(simulated, looped) / distance(looped, start)
     if away > MAX_DISTANCE:
         raise ConfigError(
             f"The bare loop ended {away:.1%} of its path away from the grid; no ratio was measured."
@@ -96,20 +143,20 @@ def distance(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
 
 
 def _peak(config: RunConfig) -> float:
-    """Peak resident memory of the grid alone, in MB."""
-    run_grid(config, WORKER)
+    """Peak resident memory of the simulation alone, in MB."""
+    with tempfile.TemporaryDirectory() as folder:
+        run_grid(WORKER.run(replace(config, out=folder, name="bench")))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def run_grid(config: RunConfig, assembly: Assembly) -> tuple[dict[str, Any], float]:
+def run_grid(run: Run) -> tuple[dict[str, Any], float]:
     """Final weights of the federation, and serialised bytes divided by 2 x 4 x parameters x clients."""
     from edgecmd.models.students import num_parameters
     from edgecmd.training.averaging import to_arrays
     from server.simulate import simulate
     from server.strategies import to_record
 
-    with tempfile.TemporaryDirectory() as folder:
-        student = simulate(assembly.run(replace(config, out=folder, name="bench")))
+    student = simulate(run)
     arrays = to_arrays(student)
     sent = sum(len(array.data) for array in to_record(arrays).values())
     return arrays, sent / (4 * num_parameters(student))
