@@ -46,7 +46,8 @@ from edgecmd.training.places import require_dense
 from edgecmd.training.task import Holding, Task
 
 Scalar = str | int | float | bool
-MOST_HOLDINGS = 4096
+# What clients hold stays in memory up to this; who comes after is read again when it is asked.
+MOST_HELD_BYTES = 2**30
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -115,7 +116,10 @@ class Run:
     remake: "Callable[[], Run] | None" = None
     given: Given | None = None
     probed: set[tuple[int, ...]] = field(default_factory=set, init=False)
-    _holdings: Kept[int, Holding] = field(default_factory=lambda: Kept(MOST_HOLDINGS), init=False)
+    _holdings: Kept[int, Holding] = field(
+        default_factory=lambda: Kept(MOST_HELD_BYTES, weigh=lambda one: one.data.num_bytes),
+        init=False,
+    )
     _shells: Kept[tuple[int, int], Student] = field(default_factory=lambda: Kept(8), init=False)
 
     @cached_property
@@ -167,6 +171,7 @@ class Run:
             num_clients=self.federation.num_clients,
             seed=self.seed,
             alpha=self.federation.alpha,
+            num_each=self.federation.pairs_per_client,
         )
 
     def part(self, client: int) -> np.ndarray:

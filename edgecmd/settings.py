@@ -391,7 +391,11 @@ class FederationConfig(Section):
     """Clients of the simulation; each holds one part of the pairs."""
     partition: str = "iid"
     """iid, dirichlet (by label, skew ``alpha``) or owner (by art style or speaker, divided by subgroup);
-    ``module:function`` for your own way."""
+    resampled (each client draws for itself, so that a pair may be at several clients: for simulations of more
+    clients than there are pairs); ``module:function`` for your own way."""
+    pairs_per_client: Annotated[int, Interval(ge=0, le=1_000_000)] = 0
+    """For resampled: how many different pairs each client draws. 0: as many as if pairs were dealt, 2 at
+    least."""
     alpha: Annotated[float, Interval(ge=1e-3, le=1e6)] = 0.5
     """Concentration of ``dirichlet``; smaller is more skewed."""
     num_rounds: Annotated[int, Interval(ge=1, le=1_000_000)] = 100

@@ -119,7 +119,7 @@ class LocalGrid(Grid):
         fault: Fault | None = None,
         others: Mapping[int, ClientApp] | None = None,
     ) -> None:
-        self._app, self._contexts, self._fault = app, dict(contexts), fault
+        self._app, self._contexts, self._fault = app, contexts, fault
         self._others = dict(others or {})
         self._run = Run.create_empty(RUN_ID)
         self._ids = itertools.count(1)

@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, cast
@@ -33,19 +33,43 @@ if TYPE_CHECKING:
 FIRST_NODE = 100
 
 
+class Contexts(Mapping[int, Context]):
+    """Context of each client by node id: its index, how many there are, and the run config.
+
+    Each is made when it is asked for first, so that clients who get no message cost nothing.
+
+    Args:
+        run: The run.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._num, self._settings = run.federation.num_clients, dict(run.described.flat)
+        self._made: dict[int, Context] = {}
+
+    def __getitem__(self, node: int) -> Context:
+        client = node - FIRST_NODE
+        if not 0 <= client < self._num:
+            raise KeyError(node)
+        if node not in self._made:
+            self._made[node] = Context(
+                run_id=RUN_ID,
+                node_id=node,
+                node_config={"partition-id": client, "num-partitions": self._num},
+                state=RecordDict(),
+                run_config=self._settings,
+            )
+        return self._made[node]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(FIRST_NODE, FIRST_NODE + self._num))
+
+    def __len__(self) -> int:
+        return self._num
+
+
 def contexts(run: Run) -> dict[int, Context]:
-    """One context per client: its index, how many there are, and the run config as Flower sends it."""
-    num, settings = run.federation.num_clients, dict(run.described.flat)
-    return {
-        FIRST_NODE + client: Context(
-            run_id=RUN_ID,
-            node_id=FIRST_NODE + client,
-            node_config={"partition-id": client, "num-partitions": num},
-            state=RecordDict(),
-            run_config=settings,
-        )
-        for client in range(num)
-    }
+    """The contexts of all clients."""
+    return dict(Contexts(run))
 
 
 def sum_alone(run: Run, student: Student, *, round_index: int) -> tuple[np.ndarray, tuple[int, ...]]:
@@ -119,7 +143,7 @@ def simulate(
         grid = ends.enter_context(
             local_grid(
                 make_app(run),
-                contexts(run),
+                Contexts(run),
                 num_workers=1 if stay else federation.num_workers,
                 device=run.device.type,
                 fault=fault,

@@ -9,20 +9,25 @@ Value = TypeVar("Value")
 
 
 class Kept(Generic[Key, Value]):
-    """The last ``most`` values that were asked for.
+    """The values that were asked for last.
 
     Args:
-        most: How many are kept; the one that nobody asked for the longest goes first.
+        most: How much is kept; the one that nobody asked for the longest goes first, the newest never.
+        weigh: What a value counts, from when it is made; 1 each by default.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most, self._values = most, OrderedDict[Key, Value]()
+    def __init__(self, most: int, *, weigh: Callable[[Value], int] = lambda _: 1) -> None:
+        self._most, self._weigh, self._values = most, weigh, OrderedDict[Key, tuple[Value, int]]()
+        self._kept = 0
 
     def get(self, key: Key, make: Callable[[], Value]) -> Value:
         """The value of ``key``, made by ``make`` where it is not kept."""
         if key not in self._values:
-            self._values[key] = make()
+            value = make()
+            self._values[key] = (value, self._weigh(value))
+            self._kept += self._values[key][1]
         self._values.move_to_end(key)
-        while len(self._values) > self._most:
-            self._values.popitem(last=False)
-        return self._values[key]
+        while self._kept > self._most and len(self._values) > 1:
+            _, (_, weight) = self._values.popitem(last=False)
+            self._kept -= weight
+        return self._values[key][0]

@@ -1,7 +1,7 @@
 """Which client of a simulation holds which pairs.
 
-Every way of cutting deals each pair to exactly one client, gives every client at least
-`MIN_PAIRS`, and ends after a number of steps that is known beforehand: nothing is drawn again.
+Every way of cutting gives every client at least `MIN_PAIRS` and ends after a number of steps that is known
+beforehand: nothing is drawn again. All but ``resampled`` deal each pair to exactly one client.
 
 Shapes: N pairs.
 """
@@ -103,6 +103,14 @@ def owner(pairs: Pairs, *, num_clients: int, alpha: float, generator: np.random.
     return _deal(np.arange(len(pairs)), levels, num_clients=num_clients, generator=generator)
 
 
+def resampled(
+    pairs: Pairs, *, num_clients: int, alpha: float, generator: np.random.Generator, num_each: int
+) -> list[Rows]:
+    """Let each client draw ``num_each`` different pairs, whatever the others drew."""
+    del alpha
+    return [generator.choice(len(pairs), num_each, replace=False, shuffle=False) for _ in range(num_clients)]
+
+
 # A pure function of `Pairs`, ``num_clients``, ``alpha`` and ``generator``: rows of each client.
 Deal = Callable[..., Sequence[Rows]]
 
@@ -118,6 +126,8 @@ class Partition:
         file: Where a user gives it.
         takes_alpha: Whether ``federation.alpha`` sets its skew.
         equal: Whether all clients get the same number, give or take one.
+        resamples: Whether a pair may be at several clients, so that there may be any number of them; ``deal``
+            then takes ``num_each``, the pairs of each.
     """
 
     deal: Deal
@@ -126,6 +136,7 @@ class Partition:
     file: str = ""
     takes_alpha: bool = False
     equal: bool = False
+    resamples: bool = False
 
 
 PARTITIONS: dict[str, Partition] = {
@@ -143,6 +154,7 @@ PARTITIONS: dict[str, Partition] = {
         what="owners",
         file="pairs.csv with the columns id,owner",
     ),
+    "resampled": Partition(deal=resampled, equal=True, resamples=True),
 }
 
 
@@ -206,6 +218,7 @@ def partition(
     num_clients: int,
     seed: int,
     alpha: float = FederationConfig().alpha,
+    num_each: int = 0,
 ) -> tuple[Rows, ...]:
     """Divide N training pairs into the clients' parts.
 
@@ -217,6 +230,7 @@ def partition(
         num_clients: Parts.
         seed: Seed of the run.
         alpha: Concentration of ``dirichlet``; smaller is more skewed.
+        num_each: Pairs of a client of ``resampled``; 0: N / ``num_clients``, `MIN_PAIRS` at least.
 
     Returns:
         Sorted row indices of each client.
@@ -227,14 +241,24 @@ def partition(
         DataError: The three labellings have different lengths.
 
     Guarantees:
-        Every row is in exactly one part; every part has at least `MIN_PAIRS` rows; equal
-        arguments give equal parts, where an own function does so.
+        Every row is in exactly one part, but for ``resampled``, whose parts have different rows each; every
+        part has at least `MIN_PAIRS` rows; equal arguments give equal parts, where an own function does so.
     """
     cut = partition_of(by)
     pairs = Pairs(owner=owner, labels=labels, subgroup=subgroup)
-    _check_enough(len(pairs), num_clients=num_clients)
+    _check_enough(len(pairs), num_clients=1 if cut.resamples else num_clients)
     _check_known(pairs, cut, by=by)
     generator = numpy_generator(seed, "partition")
+    if cut.resamples:
+        num = num_each or max(MIN_PAIRS, len(pairs) // num_clients)
+        _check_each(num, len(pairs))
+        drawn = cut.deal(pairs, num_clients=num_clients, alpha=alpha, generator=generator, num_each=num)
+        return tuple(np.sort(part) for part in drawn)
+    if num_each:
+        raise ConfigError(
+            f"federation.pairs_per_client={num_each} is for {SETTING}='resampled'; {by!r} deals all pairs."
+            " Set it to 0, or choose 'resampled'."
+        )
     parts = cut.deal(pairs, num_clients=num_clients, alpha=alpha, generator=generator)
     return tuple(np.sort(part) for part in _top_up(parts, generator=generator))
 
@@ -300,7 +324,16 @@ def _check_enough(num_pairs: int, *, num_clients: int) -> None:
         raise ConfigError(
             f"federation.num_clients={num_clients} needs {MIN_PAIRS * num_clients} training pairs,"
             f" {MIN_PAIRS} a client; there are {num_pairs}."
-            f" Set federation.num_clients to {num_pairs // MIN_PAIRS} or less, or add pairs."
+            f" Set federation.num_clients to {num_pairs // MIN_PAIRS} or less, add pairs, or let clients"
+            f" share them: {SETTING}='resampled'."
+        )
+
+
+def _check_each(num_each: int, num_pairs: int) -> None:
+    """Refuse clients of one pair, or of more pairs than there are."""
+    if not MIN_PAIRS <= num_each <= num_pairs:
+        raise ConfigError(
+            f"federation.pairs_per_client={num_each} is outside {MIN_PAIRS}..{num_pairs}, the training pairs."
         )
 
 

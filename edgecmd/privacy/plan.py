@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from edgecmd.arguments import as_float, refuse_other
 from edgecmd.catalogue.strategy_rows import STRATEGIES
 from edgecmd.core.errors import PrivacyError, choose
+from edgecmd.data.partition import PARTITIONS
 from edgecmd.losses import LOSSES, Loss, loss_of
 from edgecmd.models.students import is_dense
 from edgecmd.privacy.accounting import (
@@ -379,6 +380,7 @@ def make_plan(config: Asked) -> PrivacyPlan | None:
     choose("privacy.engine", settings.engine, ENGINES)
     check_accountant(settings.accountant)
     _check_student(config, mechanism)
+    _check_partition(config, mechanism)
     if mechanism.one_shot:
         _check_one_shot(config)
     _check_vectors(config, mechanism)
@@ -491,6 +493,17 @@ def require_loss(mechanism: str, loss: Loss, *, called: str, engine: str) -> Non
         " other pairs of its batch, so clipping each pair's gradient bounds nothing (in a measurement, one"
         f" pair moved the sum by 508 times the clip). {way_out}"
     )
+
+
+def _check_partition(config: Asked, mechanism: Mechanism) -> None:
+    """Refuse a guarantee per pair where a pair may be at several clients: each would release it."""
+    cut = PARTITIONS.get(config.federation.partition)
+    if mechanism.unit == "pair" and cut is not None and cut.resamples:
+        raise PrivacyError(
+            f"federation.partition={config.federation.partition!r} gives a pair to several clients, and"
+            f" privacy.mechanism={config.privacy.mechanism!r} counts what one client releases of it. Use a"
+            " partition that deals each pair to one client, such as 'iid'."
+        )
 
 
 def _check_student(config: Asked, mechanism: Mechanism) -> None:

@@ -50,10 +50,11 @@ def _spread(run: RunFiles) -> list[Row]:
     cut = run.setting("federation.partition", "?")
     row = PARTITIONS.get(str(cut))
     alpha = f", alpha {run.setting('federation.alpha', '?')}" if row and row.takes_alpha else ""
+    shared = ", some at several clients" if row and row.resamples else ""
     rows: list[Row] = [
         ("partition", [f"{cut}{alpha}"]),
         ("clients", [str(len(lines))]),
-        ("pairs in all", [f"{sum(sizes):,}"]),
+        (f"pairs in all{shared}", [f"{sum(sizes):,}"]),
         ("fewest, median, most pairs", [f"{sizes[0]}, {sizes[len(sizes) // 2]}, {sizes[-1]}"]),
     ]
     shares = [float(line["largest_share"]) for line in lines if "largest_share" in line]

@@ -160,6 +160,12 @@ class LocalData:
         """All teacher features as one tensor: for work on few pairs."""
         return self.teacher[:]
 
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the rows, in bytes; those on the disk count for their positions alone."""
+        rows = (self.target, self.teacher)
+        return sum(one.nbytes if isinstance(one, Tensor) else 8 * len(one) for one in rows)
+
     def on_the_cpu(self) -> "LocalData":
         """The same as tensors on the CPU: for work on few pairs."""
         return replace(self, target=self.inputs.cpu(), teacher=self.features.cpu())

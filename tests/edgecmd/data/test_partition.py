@@ -30,6 +30,9 @@ def cut(owner, label, subgroup, *, seed=0, **federation):
     )
 
 
+DEALING = sorted(name for name, row in PARTITIONS.items() if not row.resamples)
+
+
 @st.composite
 def cases(draw):
     num_pairs = draw(st.integers(2, 120))
@@ -38,7 +41,7 @@ def cases(draw):
     owner[0] = label[0] = 0  # at least one is known
     federation = {
         "num_clients": draw(st.integers(1, num_pairs // MIN_PAIRS) | st.just(num_pairs // MIN_PAIRS)),
-        "partition": draw(st.sampled_from(sorted(PARTITIONS))),
+        "partition": draw(st.sampled_from(DEALING)),
         "alpha": draw(st.sampled_from([1e-3, 0.1, 1.0, 1e6])),
     }
     return owner, label, subgroup, federation, draw(st.integers(0, 2**31 - 1))
@@ -58,7 +61,7 @@ def test_disjoint_complete_reproducible(case):
     assert all(np.array_equal(one, other) for one, other in zip(parts, again, strict=True))
 
 
-@pytest.mark.parametrize("name", sorted(PARTITIONS))
+@pytest.mark.parametrize("name", DEALING)
 @pytest.mark.parametrize("num_pairs", [4000, 4001])
 def test_ends_with_as_many_clients_as_possible(name, num_pairs):
     codes = np.arange(num_pairs) % 7
@@ -184,3 +187,42 @@ class TestTable:
     def test_skew_of_equal_clients_is_zero(self):
         parts = (np.array([0, 1]), np.array([2, 3]))
         assert label_skew(parts, labels([0, 1, 0, 1])) == 0.0
+
+
+@settings(max_examples=50, deadline=2000)
+@given(num_pairs=st.integers(2, 60), num_clients=st.integers(1, 200), each=st.integers(2, 60))
+def test_resampled_clients_hold_different_pairs_and_share_them(num_pairs, num_clients, each):
+    """Any number of clients, each with as many different pairs as asked; without a number those of a deal."""
+    none, num = labels([0] * num_pairs), min(each, num_pairs)
+
+    def parts(num_each):
+        return partition(none, none, none, by="resampled", num_clients=num_clients, seed=0, num_each=num_each)
+
+    found = parts(num)
+    assert len(found) == num_clients
+    assert all(len(part) == num and (np.diff(part) > 0).all() for part in found)
+    assert all(part[0] >= 0 and part[-1] < num_pairs for part in found)
+    assert all(np.array_equal(one, other) for one, other in zip(found, parts(num), strict=True))
+    assert {len(part) for part in parts(0)} == {max(MIN_PAIRS, num_pairs // num_clients)}
+
+
+def test_resampled_clients_draw_every_pair_equally_often():
+    """By the binomial law: of 4,000 clients with 2 of 10 pairs each, 800 hold a given pair, give or take."""
+    none = labels([0] * 10)
+    found = partition(none, none, none, by="resampled", num_clients=4000, seed=3, num_each=2)
+    counts = np.bincount(np.concatenate(found), minlength=10)
+    assert np.abs(counts - 800).max() < 5 * np.sqrt(4000 * 0.2 * 0.8)
+
+
+@pytest.mark.parametrize(
+    ("by", "num_each", "message"),
+    [
+        ("resampled", 1, "pairs_per_client=1 is outside 2..10"),
+        ("resampled", 11, "pairs_per_client=11 is outside 2..10"),
+        ("iid", 3, "pairs_per_client=3 is for federation.partition='resampled'; 'iid' deals all pairs"),
+    ],
+)
+def test_pairs_of_a_client_that_cannot_be_had(by, num_each, message):
+    none = labels([0] * 10)
+    with pytest.raises(ConfigError, match=message):
+        partition(none, none, none, by=by, num_clients=4, seed=0, num_each=num_each)

@@ -179,6 +179,13 @@ def test_a_projection_has_less_noise_and_says_that_it_is_not_private() -> None:
     assert "projected_pairs" in table["warning"]
 
 
+def test_a_guarantee_per_pair_is_refused_where_a_pair_may_be_at_several_clients() -> None:
+    """Each client would release it, and each ledger count it once; whole clients are another matter."""
+    with pytest.raises(PrivacyError, match="gives a pair to several clients.*such as 'iid'"):
+        plan_of("anchors", "federation.partition=resampled")
+    assert plan_of("client", "federation.partition=resampled").unit == "client"
+
+
 def test_an_infinite_epsilon_is_no_number() -> None:
     plan = plan_of("anchors")
     table = privacy_table(plan, {"client 0": math.inf}, rounds_done=5, anchors={}, ledger="")
