@@ -23,14 +23,19 @@ def in_batch(student, teacher, anchors, temperature=0.1):
 """
 # `audit faults`. It draws from its 400,000 sources once for all audits of the same, sound source, tosses the
 # coins of a step once for all audits of sound coins from that source, and takes fewer steps of clients with
-# few pairs, whose coins no planted fault treats otherwise.
+# few pairs, whose coins no planted fault treats otherwise. Faults of a step show on two tries of each of the
+# six kinds of neighbours, where a user has four.
 FAULTS = """
+from functools import partial
+
 from edgecmd.audits.step import checks, random_source, sampling_coins
 from edgecmd.cli import main
+from edgecmd.experiments.faults import every_level
 from edgecmd.privacy.step import sampling
 from edgecmd.privacy.step.randomness import SystemSource
 
 sampling_coins.SMALL_STEPS = 32
+every_level.TRIES, every_level.Effort = 12, partial(every_level.Effort, climb_length=2)
 words, rows = SystemSource.words, sampling.poisson_rows
 
 
