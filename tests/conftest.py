@@ -50,6 +50,15 @@ def unsynced() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def operators_listed() -> Iterator[None]:
+    """The exporter lists its operators once for all tests of a process."""
+    from tests.quick import operators_listed_once
+
+    with operators_listed_once():
+        yield
+
+
 @pytest.fixture(autouse=True)
 def own_checks() -> None:
     """The first calls of each function are checked in each test."""

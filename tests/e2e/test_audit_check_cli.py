@@ -23,10 +23,10 @@ def in_batch(student, teacher, anchors, temperature=0.1):
 """
 # `audit faults`. It draws from its 400,000 sources once for all audits of the same, sound source, tosses the
 # coins of a step once for all audits of sound coins from that source, and takes fewer steps of clients with
-# few pairs, whose coins no planted fault treats otherwise. Faults of a step show on two tries of each of the
-# six kinds of neighbours, where a user has four.
+# few pairs, whose coins no planted fault treats otherwise. Faults of a step that is no secure sum show on two
+# tries of each of the six kinds of neighbours, where a user has four.
 FAULTS = """
-from functools import partial
+from dataclasses import replace
 
 from edgecmd.audits.step import checks, random_source, sampling_coins
 from edgecmd.cli import main
@@ -35,8 +35,17 @@ from edgecmd.privacy.step import sampling
 from edgecmd.privacy.step.randomness import SystemSource
 
 sampling_coins.SMALL_STEPS = 32
-every_level.TRIES, every_level.Effort = 12, partial(every_level.Effort, climb_length=2)
 words, rows = SystemSource.words, sampling.poisson_rows
+audit_level = every_level.audit_level
+
+
+def briefly(target, level, effort):
+    if level == "check" and target.run.sum_plan is None:
+        effort = replace(effort, num_tries=12, climb_length=2)
+    return audit_level(target, level, effort)
+
+
+every_level.audit_level = briefly
 
 
 def once(call, key, is_sound):
