@@ -15,8 +15,9 @@ from edgecmd.cli.app import main
 from edgecmd.core.kept import Kept
 
 PACKAGES = ("edgecmd", "clients", "server", "export")
-# Numbers made of numbers alone, and words of new processes: no file and no setting can make them wrong.
-PURE = ("edgecmd.privacy.accounting", "edgecmd.audits.step.random_source")
+# Numbers made of numbers alone, words of new processes, and the table of commands: no file and no setting can
+# make them wrong.
+PURE = ("edgecmd.privacy.accounting", "edgecmd.audits.step.random_source", "edgecmd.cli.app")
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,26 @@ def feature_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True, scope="session")
+def unsynced() -> Iterator[None]:
+    """Files of tests need not outlive a power failure, and thousands of waits for the disk add up.
+
+    What is written, in which order, and that a file is synced before it is renamed stays as it is.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def operators_listed() -> Iterator[None]:
+    """The exporter lists its operators once for all tests of a process."""
+    from tests.quick import operators_listed_once
+
+    with operators_listed_once():
+        yield
+
+
 @pytest.fixture(autouse=True)
 def own_checks() -> None:
     """The first calls of each function are checked in each test."""

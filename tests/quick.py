@@ -1,23 +1,30 @@
 """What makes whole runs cheap in tests that look at files, words and exit codes, and at no accuracy."""
 
 import hashlib
+import io
 import pickle
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from torch.onnx._internal._lazy_import import onnxscript_apis
 
+from edgecmd.audits.static import checks
+from edgecmd.audits.static.sensitivity import Effort
 from edgecmd.evaluation import finetune, supervised
 from export import bundle
 from export.graph.deployable import Deployable
 
 FEW_STEPS = 3
+# Which paint charts, the gallery and tables of studies.
+PAINTERS = ("drawing", "pictures", "studies")
 
 
 class Here:
@@ -42,6 +49,23 @@ class Here:
 
     def shutdown(self, **_: object) -> None:
         self.cancelled = True
+
+
+# Two tries of each of the six kinds of neighbours, where an audit makes 96 in climbs of four: what a search
+# finds is told by its own tests. As the first lines of a child process, and the same here.
+BRIEF_CHECKS = (
+    "from functools import partial; from edgecmd.audits.static import checks;"
+    "checks.Effort = partial(checks.Effort, num_tries=12, climb_length=2);"
+)
+
+
+@contextmanager
+def brief_checks() -> Iterator[None]:
+    """Within the block audits of the level ``check`` make few tries where a test says nothing of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(checks, "Effort", partial(Effort, num_tries=12, climb_length=2))
+        patch.setattr(checks, "BATCH_EFFORT", Effort(num_tries=6, num_pairs=16, climb_length=1))
+        yield
 
 
 @contextmanager
@@ -95,6 +119,17 @@ def operators_listed_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(onnxscript_apis, "get_torchlib_ops", known)
+        yield
+
+
+@contextmanager
+def blank_pngs(painters: Sequence[str] = PAINTERS) -> Iterator[None]:
+    """Within the block the PNG files of a report are a white pixel: to paint them is half of its time."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (1, 1), "white").save(buffer, format="PNG")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in painters:
+            patch.setattr(f"edgecmd.report.{name}.to_png", lambda _: buffer.getvalue())
         yield
 
 

@@ -15,8 +15,9 @@ SEE_RUN_CONFIG = (
     *(f"clients/{name}.py" for name in ("app", "check", "node", "order", "work")),
     "server/app.py",
 )
-# Remember what follows from numbers, or from a class; never from an object.
+# Remember what follows from numbers, from a class, or from the code alone; never from an object.
 REMEMBER = {
+    "edgecmd/cli/app.py:_command",
     "edgecmd/privacy/accounting.py:_epsilon",
     "edgecmd/privacy/accounting.py:_loss_distribution",
     "edgecmd/privacy/accounting.py:calibrate",

@@ -143,6 +143,22 @@ def test_a_function_that_is_defined_again_brings_no_new_checks() -> None:
     assert len(shape_checks._MADE) == before
 
 
+def test_later_definitions_and_calls_in_a_test_are_taken_to_be_like_the_first() -> None:
+    shape_checks.next_test()
+    first = [defined(float(index)) for index in range(shape_checks.MOST_CALLS)]
+    later = defined(1.0)
+    for one in first:
+        with pytest.raises(jaxtyping.TypeCheckError, match="parameter 'weight'"):
+            one(torch.ones(2, 3), weight="heavy")
+    assert later(torch.ones(2, 3), weight=0.0).shape == (2, 3)
+    for _ in range(shape_checks.MOST_CALLS):
+        first[0](torch.ones(2, 3))
+    assert first[0](torch.ones(2, 3), weight=0.0).shape == (2, 3)
+    shape_checks.next_test()
+    with pytest.raises(jaxtyping.TypeCheckError, match="return value"):
+        defined(1.0)(torch.ones(2, 3), weight=0.0)
+
+
 def test_the_packages_are_under_these_checks() -> None:
     from edgecmd.losses import unit
 

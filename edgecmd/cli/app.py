@@ -8,6 +8,7 @@ processes); 130 stopped by Ctrl-C; 141 the reader closed the output.
 import os
 import signal
 import sys
+from functools import cache
 from types import FrameType
 from typing import Annotated, Any
 
@@ -155,6 +156,13 @@ def register() -> None:
     )
 
 
+@cache
+def _command() -> click.Command:
+    """All commands as click has them: made once, though a process may run many."""
+    register()
+    return typer.main.get_command(app)
+
+
 def main() -> None:
     """Entry point: run a command, turn errors into one line and an exit code."""
     debug = "--debug" in sys.argv
@@ -223,8 +231,7 @@ def _run(words: list[str]) -> int:
     # Help and version need none of them, and the doctor says itself what is wrong.
     if words and words[0] != "doctor" and not words[0].startswith("-"):
         require_own_rooms()
-    register()
-    code = app(words, standalone_mode=False)
+    code = _command()(words, standalone_mode=False)
     # typer returns the code of an Exit here, and makes an Exit of Ctrl-C.
     if code == INTERRUPTED:
         raise KeyboardInterrupt

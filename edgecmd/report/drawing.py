@@ -83,7 +83,10 @@ def draw(name: str, paint: Callable[[Axes], None], *, alt: str, height_inches: f
         figure = Figure(figsize=(WIDTH_INCHES, height_inches), layout="constrained")
         axes: Axes = figure.add_subplot()
         paint(axes)
-        return Drawing(name=name, svg=_inline_svg(_saved(figure, "svg"), name, alt), png=to_png(figure))
+        svg = _inline_svg(_saved(figure, "svg"), name, alt)
+        # The PNG file is laid out as the page is: to do that again takes as long as to paint it.
+        figure.set_layout_engine("none")
+        return Drawing(name=name, svg=svg, png=to_png(figure))
 
 
 def legend_below(axes: Axes) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.quick import exported_once, few_supervised_steps, libraries_untraced
+from tests.quick import blank_pngs, exported_once, few_supervised_steps, libraries_untraced
 from tests.tiny_federation import write_pairs
 
 
@@ -17,11 +17,11 @@ def exported() -> dict[str, bytes]:
 
 @pytest.fixture(autouse=True, scope="module")
 def quick(exported: dict[str, bytes]) -> Iterator[None]:
-    """No test here looks at how well a baseline learns, nor at how a file is made of a student.
+    """No test here looks at how well a baseline learns, how a student becomes a file, or a chart is painted.
 
     It ends with each file of tests: what it changes is seen by all tests of the process.
     """
-    with few_supervised_steps(), exported_once(exported), libraries_untraced():
+    with few_supervised_steps(), exported_once(exported), blank_pngs(), libraries_untraced():
         yield
 
 

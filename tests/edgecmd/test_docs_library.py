@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import edgecmd as ec
+from tests.quick import BRIEF_CHECKS
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,8 +55,8 @@ def told_by(page: str, folder: Path, *, first: str = "", shorter: tuple[str, str
 
 def test_the_tour_of_the_library(tmp_path: Path) -> None:
     # The audit with canaries takes as many rounds as fit into eighty seconds of any machine; here one. What
-    # many fresh sources and clients of few pairs are needed for is told by the tests of the audit itself.
-    brief = (
+    # many tries, fresh sources and clients of few pairs are needed for is told by the tests of the audit.
+    brief = BRIEF_CHECKS + (
         "from edgecmd.audits.one_run import experiment; experiment.LADDER_BUDGET_S = 0.0;"
         "from edgecmd.audits.step import random_source as source, sampling_coins as coins;"
         "source.NUM_FRESH, coins.SMALL_STEPS = 1000, 32"

@@ -12,10 +12,13 @@ import torch
 
 from export.trust.checks import verify_bundle
 from tests.house_counts import ROOT
+from tests.quick import BRIEF_CHECKS
 from tests.teacher_files import onnx_file
 
 EXAMPLE = ROOT / "examples" / "photos_to_sketches.py"
 SMALL = ("--made-up", "40", "--size", "32", "--rounds", "1", "--audit", "static", "--student", "ws-50k")
+# As ``python examples/photos_to_sketches.py`` runs it.
+RUN = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
 Call = Callable[..., None]
 
 
@@ -38,7 +41,7 @@ def told_of(said: str) -> None:
 
 def in_its_own_process(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, EXAMPLE, *map(str, words)],
+        [sys.executable, "-c", f"{BRIEF_CHECKS}{RUN}", EXAMPLE, *map(str, words)],
         capture_output=True,
         text=True,
         check=False,

@@ -516,7 +516,9 @@ def student_of(config: RunConfig, **options: object) -> bytes:
     return (Path(config.out) / config.name / "student.safetensors").read_bytes()
 
 
-def test_the_student_depends_on_seed_and_speeds_and_not_on_workers(pairs: Path, tmp_path: Path) -> None:
+def test_the_student_depends_on_seed_and_speeds_and_not_on_workers(
+    pairs: Path, tmp_path: Path, workers: None
+) -> None:
     one = student_of(tiny_config(pairs, tmp_path, *UNEVEN, "name=one"))
     two = student_of(tiny_config(pairs, tmp_path, *UNEVEN, "name=two", "federation.num_workers=2"))
     assert one == two

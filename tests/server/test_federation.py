@@ -2,7 +2,7 @@
 
 import random
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,6 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, FederationError
 from edgecmd.core.events import read_events
 from edgecmd.core.files import read_json
-from edgecmd.core.processes import Workers
 from edgecmd.core.run_lock import owned
 from edgecmd.models.student_file import load_student
 from edgecmd.training.averaging import load_arrays, to_arrays
@@ -111,32 +110,6 @@ def test_equal_settings_give_equal_bytes_whatever_the_global_seeds(pairs: Path, 
 
 def test_another_seed_gives_other_weights(pairs: Path, tmp_path: Path, calm: Callable[..., bytes]) -> None:
     assert calm() != run(tiny_config(pairs, tmp_path, "seed=1"))
-
-
-class KeptWorkers(Workers):
-    """Workers that outlive a run: each takes seconds to import what it needs."""
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        pass
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[Workers]:
-    kept = KeptWorkers(2)
-    yield kept
-    Workers.shutdown(kept)
-
-
-@pytest.fixture
-def workers(pool: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The two workers of all runs of this file that have any."""
-
-    def kept(num: int, *, begin: object) -> Workers:
-        assert num == 2
-        return pool
-
-    for where in ("server.local_grid", "server.resident.workers"):
-        monkeypatch.setattr(f"{where}.Workers", kept)
 
 
 def test_two_workers_give_the_bytes_of_one_under_privacy(pairs: Path, tmp_path: Path, workers: None) -> None:

@@ -3,6 +3,8 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -252,10 +254,19 @@ def die_once(work: "workers._Work") -> float:
     return workers._turn(work)
 
 
-def die(work: "workers._Work") -> float:
-    """In a worker: every turn ends its process."""
-    os.kill(os.getpid(), signal.SIGKILL)
-    return 0.0
+class Dying:
+    """Workers of which every turn ends one."""
+
+    def __init__(self, num: int, *, begin: object) -> None:
+        pass
+
+    def submit(self, *work: object) -> Future[float]:
+        future: Future[float] = Future()
+        future.set_exception(BrokenProcessPool())
+        return future
+
+    def shutdown(self, **how: bool) -> None:
+        pass
 
 
 def test_a_worker_that_is_killed_costs_its_turn_and_no_more(
@@ -268,6 +279,6 @@ def test_a_worker_that_is_killed_costs_its_turn_and_no_more(
     found, events = outcome(two)
     assert found == expected
     assert "'rejected': [{" not in str(events)
-    monkeypatch.setattr(TurnWorkers, "turn", staticmethod(die))
+    monkeypatch.setattr(workers, "Workers", Dying)
     with pytest.raises(MachineError, match="A worker process was killed.*edgecmd resume"):
         simulate(tiny_config(pairs, tmp_path / "three", "federation.num_workers=2"))

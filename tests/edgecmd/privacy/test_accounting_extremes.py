@@ -64,7 +64,7 @@ def _many_digits() -> object:
         yield
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(noise=NOISES, rate=RATES, count=COUNTS, delta=DELTAS, accountant=ACCOUNTANTS)
 @example(noise=0.06, rate=0.5, count=1, delta=1e-5, accountant="pld")
 @example(noise=1.0, rate=0.5, count=10**6, delta=1e-5, accountant="pld")
@@ -164,7 +164,7 @@ def test_without_sampling_it_is_the_exact_value_from_above(noise: float, count: 
         assert gaussian_delta(found * (1 - 1e-5) - 1e-9, mu) > delta * (1 - 1e-5), "and hardly above"
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(noise=spread(0.05, 1e3), rate=RATES, delta=DELTAS, accountant=ACCOUNTANTS)
 @example(noise=0.06, rate=0.5, delta=1e-5, accountant="pld")
 @example(noise=0.05, rate=1e-6, delta=1e-9, accountant="pld")
@@ -196,7 +196,7 @@ def test_renyi_orders_are_those_of_dp_accounting(noise: float, rate: float, coun
     assert found >= oracle.get_epsilon(delta) * (1 - 1e-6) - 1e-6
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(noise=NOISES, louder=spread(1.0001, 4.0), rate=RATES, count=COUNTS, delta=DELTAS)
 def test_more_noise_never_costs_more_wherever_the_bounds_change(
     noise: float, louder: float, rate: float, count: int, delta: float
@@ -206,7 +206,7 @@ def test_more_noise_never_costs_more_wherever_the_bounds_change(
     assert after <= now * (1 + 1e-6) + 1e-9
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(noise=NOISES, more=spread(1.001, 10.0), rate=RATES, count=COUNTS, delta=DELTAS)
 def test_more_releases_never_cost_less_wherever_the_bounds_change(
     noise: float, more: float, rate: float, count: int, delta: float

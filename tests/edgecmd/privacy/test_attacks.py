@@ -46,6 +46,9 @@ CLIP = 1.0
 SHAPE = (1, 4, 4)
 DIM = 6
 BATCH_TRIES = 125
+# Each claim is attacked by a fifth of the tries that docs/privacy.md tells of, and by all of them where there
+# is time.
+MANY = pytest.mark.slow
 
 
 def vmap_gradients(student: nn.Module, units: Units, loss: UnitLoss) -> Gradients:
@@ -64,7 +67,7 @@ def vmap_gradients(student: nn.Module, units: Units, loss: UnitLoss) -> Gradient
 
 
 class Tiny(nn.Module):
-    """A student of a few hundred parameters, so that ten thousand tries take seconds."""
+    """A student of a few hundred parameters, so that thousands of tries take seconds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -176,6 +179,7 @@ def attack(make: Callable[[nn.Module, Tensor, int], Callable], *, num_tries: int
     return Found(largest=best.largest, kind=best.kind, num_tries=tried)
 
 
+@pytest.mark.parametrize("num_tries", [2_000, pytest.param(10_000, marks=MANY)])
 @pytest.mark.parametrize(
     ("loss", "num_views"),
     [
@@ -186,30 +190,34 @@ def attack(make: Callable[[nn.Module, Tensor, int], Callable], *, num_tries: int
         ("cosine", 1),
     ],
 )
-def test_ten_thousand_attacks_on_a_pair_s_own_gradient(loss: str, num_views: int) -> None:
+def test_thousands_of_attacks_on_a_pair_s_own_gradient(loss: str, num_views: int, num_tries: int) -> None:
     found = attack(
         lambda student, anchors, _: record_query(student, loss, anchors, num_views=num_views),
-        num_tries=10_000,
+        num_tries=num_tries,
     )
-    assert found.num_tries == 10_000
+    assert found.num_tries == num_tries
     assert found.largest <= CLIP
     assert found.largest > 0.99 * CLIP
 
 
-def test_ten_thousand_attacks_on_groups() -> None:
-    found = attack(lambda student, anchors, seed: group_query(student, anchors, seed=seed), num_tries=10_000)
+@pytest.mark.parametrize("num_tries", [2_000, pytest.param(10_000, marks=MANY)])
+def test_thousands_of_attacks_on_groups(num_tries: int) -> None:
+    found = attack(
+        lambda student, anchors, seed: group_query(student, anchors, seed=seed), num_tries=num_tries
+    )
     assert found.largest <= 2 * CLIP
     assert found.largest > 1.2 * CLIP, "one bucket must turn by more than a single record could"
 
 
+@pytest.mark.parametrize("num_tries", [1_000, pytest.param(5_000, marks=MANY)])
 @pytest.mark.parametrize(("num_groups", "num_views"), [(2, 1), (2, 3), (1, 1)])
-def test_attacks_on_buckets_without_anchors(num_groups: int, num_views: int) -> None:
+def test_attacks_on_buckets_without_anchors(num_groups: int, num_views: int, num_tries: int) -> None:
     """DP-GCL, its views of a pair in its bucket, and batch clipping: 2 C, and near to it."""
     found = attack(
         lambda student, anchors, seed: group_query(
             student, anchors, seed=seed, loss="gcl", num_groups=num_groups, num_views=num_views
         ),
-        num_tries=5_000,
+        num_tries=num_tries,
     )
     assert found.largest <= 2 * CLIP
     assert found.largest > 1.9 * CLIP

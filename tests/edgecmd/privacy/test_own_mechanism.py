@@ -107,7 +107,12 @@ def test_a_step_releases_twice_the_clipped_gradient(pairs: Path) -> None:
     assert float(moved.norm()) == pytest.approx(2 * 0.01 * (1 - 1e-4) / plan.normaliser, rel=1e-3)
 
 
-def test_a_run_its_ledger_its_statement_and_its_audits(pairs: Path, tmp_path: Path) -> None:
+def test_a_run_its_ledger_its_statement_and_its_audits(
+    pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What many fresh sources and clients of few pairs are needed for is told by the tests of the audit.
+    monkeypatch.setattr("edgecmd.audits.step.random_source.NUM_FRESH", 1000)
+    monkeypatch.setattr("edgecmd.audits.step.sampling_coins.SMALL_STEPS", 32)
     config = tiny_config(pairs, tmp_path, "privacy.mechanism=twice", "privacy.clip=0.05", "name=twice")
     simulate(run_of(config))
     told = json.loads((tmp_path / "twice" / "privacy.json").read_text())

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from edgecmd.core.files import write_json, write_text_atomically
 from edgecmd.core.statistics import mean_interval
 from edgecmd.report import write_report
 from edgecmd.settings import FederationConfig
+from tests.quick import blank_pngs
 
 CLASSES = ("Smileys", "People", "Animals", "Food", "Travel", "Activities", "Objects", "Symbols")
 NUM_TEST = 786
@@ -172,6 +174,13 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make_run(tmp_path_factory.mktemp("runs") / "demo")
     write_report(folder)
     return folder
+
+
+@pytest.fixture
+def blank() -> Iterator[None]:
+    """For tests of the page, which shows charts as SVG; `reported` has their PNG files all the same."""
+    with blank_pngs(("drawing",)):
+        yield
 
 
 @pytest.fixture

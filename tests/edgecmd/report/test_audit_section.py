@@ -17,6 +17,7 @@ from edgecmd.report.charts import roc_points
 from edgecmd.report.pictures import inversion_sheet
 from tests.edgecmd.report.test_page import Page, harmless, html_of, section
 
+pytestmark = pytest.mark.usefixtures("blank")
 PNG = b"\x89PNG\r\n\x1a\n"
 
 

@@ -163,6 +163,7 @@ def test_results_by_class_are_those_of_a_hand_calculation(source):
     assert shades == ["0.750", "0.250", "0.000", "0.600", "0.200", "0.200", "0.000", "0.000", "0.000"]
 
 
+@pytest.mark.usefixtures("blank")
 def test_many_classes_have_no_matrix_but_their_confusions(finished):
     num = 25
     counts = [[one, one, 1] for one in range(num)] + [[0, 1, 3]]
@@ -182,6 +183,7 @@ def test_many_classes_have_no_matrix_but_their_confusions(finished):
     assert "All 25 classes" in section(source, "classes")
 
 
+@pytest.mark.usefixtures("blank")
 def test_data_without_classes_say_so(finished):
     write_json(finished / "classes.json", {"labelling": "", "classes": [], "labels": [], "counts": []})
     assert "no labels that a probe could use" in section(html_of(finished), "classes")
@@ -231,6 +233,7 @@ def test_limits_are_plain(source):
     assert "held by whoever deploys the student" in text
 
 
+@pytest.mark.usefixtures("blank")
 def test_icons_are_only_spoken_of_where_there_are_icons(finished):
     settings = (finished / "config.toml").read_text().replace('name = "emoji"', 'name = "folder"')
     write_text_atomically(finished / "config.toml", settings)
@@ -276,6 +279,7 @@ def test_ids_are_unique_and_references_resolve(source):
     assert used <= set(ids)
 
 
+@pytest.mark.usefixtures("blank")
 @pytest.mark.parametrize("evil", EVIL)
 def test_texts_of_the_run_are_escaped(finished, numbers, evil):
     settings = (
@@ -364,6 +368,7 @@ def test_no_folder_is_an_error_with_a_way_out(tmp_path):
         write_report(tmp_path / "nowhere")
 
 
+@pytest.mark.usefixtures("blank")
 @pytest.mark.parametrize("file", ["evaluation.json", "partition.json", "config.toml", "retrieval.npz"])
 def test_a_damaged_file_is_an_error_that_names_it(finished, file):
     (finished / file).write_bytes(b"[1")
@@ -371,6 +376,7 @@ def test_a_damaged_file_is_an_error_that_names_it(finished, file):
         write_report(finished)
 
 
+@pytest.mark.usefixtures("blank")
 @pytest.mark.parametrize(
     ("file", "value"),
     [
@@ -394,12 +400,14 @@ def test_a_file_of_another_kind_ends_in_words_and_keeps_the_page(finished, file,
     assert not (finished / "figures").exists()
 
 
+@pytest.mark.usefixtures("blank")
 def test_a_torn_last_line_is_left_out(source, finished):
     with (finished / "events.jsonl").open("a") as file:
         file.write('{"event": "round", "round": 61, "lo')
     assert html_of(finished) == source
 
 
+@pytest.mark.usefixtures("blank")
 def test_rounds_without_an_evaluation(finished):
     (finished / "evaluation.json").unlink()
     source = html_of(finished)
@@ -408,6 +416,7 @@ def test_rounds_without_an_evaluation(finished):
     assert "chance 4.16" not in source
 
 
+@pytest.mark.usefixtures("blank")
 def test_a_run_without_labels_or_retrieval(finished, numbers):
     student = {"data": "pairs", "kind": "real", "num_test": 12, "few_labels": {}}
     student["one_shot"] = {"one_shot": 0.5, "chance": 0.25, "num_concepts": 4.0}
@@ -419,6 +428,7 @@ def test_a_run_without_labels_or_retrieval(finished, numbers):
     assert "best:" not in section(source, "results")
 
 
+@pytest.mark.usefixtures("blank")
 def test_rounds_that_nobody_validated(finished):
     lines = (finished / "events.jsonl").read_text().splitlines()[:3]
     write_text_atomically(finished / "events.jsonl", "\n".join(lines) + "\n")
@@ -428,6 +438,7 @@ def test_rounds_that_nobody_validated(finished):
     assert section(source, "dropped") == "Dropped replies No reply of a client was dropped."
 
 
+@pytest.mark.usefixtures("blank")
 def test_names_that_do_not_show_are_written_out_in_page_and_charts(finished: Path) -> None:
     """A class of the partition: escapes, bidi marks, newlines, half a pair, a formula."""
     evil = "\x1b[2J\u202egnp\n\u200b\udcff$\\frac{"
