@@ -224,6 +224,7 @@ def _show_engines(tried: "Sequence[Tried]") -> None:
 @web_app.command()
 def build(
     folder: Annotated[Path, typer.Argument(help="Run folder, such as runs/demo, or a bundle.")],
+    *,
     mode: Annotated[
         str, typer.Option("--mode", help="single (one file) or folder (to be served).")
     ] = "single",

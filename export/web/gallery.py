@@ -19,7 +19,7 @@ from edgecmd.core.errors import DataError, ExportError
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.data.modalities.row import Pictures
 from edgecmd.data.modalities.table import kind_of, modality_of
-from edgecmd.data.pairs import PublicSource
+from edgecmd.data.pairs import PublicSource, Targets
 from edgecmd.data.user_files.images import SUFFIXES, read_image, to_rgb, to_square
 from edgecmd.datasets.emoji import load_public
 from edgecmd.evaluation.metrics import unit_rows
@@ -183,12 +183,12 @@ def _built_in(task: Task, *, seed: int, num_pictures: int) -> Gallery:
     )
 
 
-def _others(drawings: np.ndarray, examples: np.ndarray, *, seed: int, num: int) -> Pictures:
+def _others(drawings: Targets, examples: Pictures, *, seed: int, num: int) -> Pictures:
     """At most ``num`` drawings that are not among the examples, in a random order."""
     shown = {one.tobytes() for one in examples}
     order = numpy_generator(seed, "web-strangers").permutation(len(drawings))
     kept = [row for row in order if drawings[row].tobytes() not in shown]
-    return np.asarray(drawings[kept[:num]])
+    return np.asarray(drawings[np.array(kept[:num], dtype=np.int64)])
 
 
 def _draw(total: int, num: int, *, seed: int) -> np.ndarray:

@@ -146,9 +146,7 @@ def check(label: str, data: bytes, *, name: str) -> None:
         )
 
 
-def fetch_ort_web(
-    folder: Path | None = None, *, npm_dir: Path | None = None, webgpu: bool = False
-) -> Path:
+def fetch_ort_web(folder: Path | None = None, *, npm_dir: Path | None = None, webgpu: bool = False) -> Path:
     """Fetch the runtime with ``npm pack``, check it, and put its files and licence into ``folder``.
 
     npm asks whatever registry it is configured for; edgecmd knows none.

@@ -40,7 +40,17 @@ from export.web.page_parts import (
 )
 
 ROOM = Path(__file__).parent
-SCRIPTS = ("student.js", "classes.js", "saved.js", "engine.js", "pad.js", "kept.js", "own.js", "second.js", "app.js")
+SCRIPTS = (
+    "student.js",
+    "classes.js",
+    "saved.js",
+    "engine.js",
+    "pad.js",
+    "kept.js",
+    "own.js",
+    "second.js",
+    "app.js",
+)
 RUNTIME_SCRIPT, RUNTIME_WASM = "runtime.mjs", "runtime.wasm"
 INDEX, SCRIPT, STYLE, NOTICE = "index.html", "app.js", "style.css", "NOTICE.txt"
 GALLERY, SHEET, EXAMPLES = "gallery.bin", "gallery.webp", "examples.bin"

@@ -1,4 +1,4 @@
-"""What a page knows of its student beside the student: golden values, a second file, strangers, readable names.
+"""What a page has beside its student: golden values, a second file, strangers, readable names.
 
 Shapes: N golden inputs, M strangers, S side of the student's input, C channels, D embedding dimension.
 """
@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -113,7 +112,9 @@ def core_part(student: Student) -> Parts:
     }
     golden = golden_part(student).files.get(GOLDEN_INPUTS, b"")
     if (folder / raw_file("own", "image")).read_bytes() != golden:
-        raise ExportError(f"{folder} has other golden inputs for the core than for the rest. Export it again.")
+        raise ExportError(
+            f"{folder} has other golden inputs for the core than for the rest. Export it again."
+        )
     expected = _expected(values, tolerance=PROFILES[CORE].tolerance)
     preprocess = student.preprocess
     return Parts(
@@ -141,9 +142,7 @@ def second_part(student: Student) -> Parts:
         path = student.path.with_name(profile_file(profile))
         if profile != student.profile and path.is_file():
             data = path.read_bytes()
-            return Parts(
-                files={SECOND: data}, info={"second": {"profile": profile, "num_bytes": len(data)}}
-            )
+            return Parts(files={SECOND: data}, info={"second": {"profile": profile, "num_bytes": len(data)}})
     return Parts()
 
 

@@ -1,4 +1,4 @@
-"""Classes by example in the page: its arithmetic against infer.py's, and files that either writes and both read."""
+"""Classes by example in the page: its arithmetic against infer.py's, and files that both write and read."""
 
 import json
 import shutil
@@ -38,7 +38,9 @@ def node(script: str, value: object, *files: Path) -> object:
     """What ``script`` leaves in ``out``; it has ``given``, ``files`` and the page's own programs."""
     start = "".join(f"Object.assign(page, require({json.dumps(str(ROOM / name))}));" for name in PROGRAMS)
     text = (
-        "(async () => { const fs = require('node:fs'), page = {};" + start + "const files = process.argv.slice(1);"
+        "(async () => { const fs = require('node:fs'), page = {};"
+        + start
+        + "const files = process.argv.slice(1);"
         "const given = JSON.parse(fs.readFileSync(0, 'utf8')); let out;" + script + ";"
         "process.stdout.write(JSON.stringify(out)); })()"
         ".catch((error) => { console.error(error); process.exit(1); });"
@@ -79,16 +81,19 @@ def by_page() -> dict:
         const rows = new Map(given.examples.map(([name, few]) => [name, [...few]]));
         rows.get(given.examples[0][0]).push(...given.more);
         const known = grown.names.flatMap((name) => page.leftOut(grown, name, rows.get(name)));
-        const measured = [0.05, 0.2].map((share) => page.calibrated(grown, given.strangers, { known, falseAccepts: share }));
+        const measured = [0.05, 0.2].map((falseAccepts) =>
+          page.calibrated(grown, given.strangers, { known, falseAccepts }));
         const plain = (one) => ({ ...one, vectors: one.vectors.map((row) => [...row]) });
         let few = "";
         try { page.calibrated(grown, given.strangers.slice(0, 10)); } catch (error) { few = error.message; }
-        out = { own: plain(own), grown: plain(grown), less: plain(less), merged: plain(page.merged([grown, less])), known, few,
+        const [saved, query] = [given.strangers, given.queries[0]];
+        out = { own: plain(own), grown: plain(grown), less: plain(less),
+          merged: plain(page.merged([grown, less])), known, few,
           measured: measured.map((one) => one.rejection),
           scores: given.queries.map((row) => page.prototypeScores(row, measured[1])),
           joined: given.queries.map((row) => page.joinedScores(row, [0.25, 0.75], measured[1])),
           nearest: given.queries.map((row) => page.nearestClass(row, measured[1])),
-          found: page.searchSaved({ names: given.strangers.map((_, i) => `s${i}`), vectors: given.strangers }, given.queries[0], 5) };
+          found: page.searchSaved({ names: saved.map((_, i) => `s${i}`), vectors: saved }, query, 5) };
         """,
         {
             "examples": [[name, rows.tolist()] for name, rows in EXAMPLES.items()],
@@ -131,7 +136,10 @@ def test_the_threshold_and_its_rates_are_those_of_python(by_page: dict, at: int,
     found, expected = by_page["measured"][at], measured_in_python(share).rejection
     assert expected is not None
     assert found["threshold"] == pytest.approx(expected.threshold, abs=1e-7)
-    assert (tuple(found["accepts"]), tuple(found["rejects"])) == (expected.false_accepts, expected.false_rejects)
+    assert (tuple(found["accepts"]), tuple(found["rejects"])) == (
+        expected.false_accepts,
+        expected.false_rejects,
+    )
     # Of 31 the (31 + 1) * 0.05 and * 0.2 rounded down largest; 30 others measure; all 14 examples are known.
     assert (found["accepts"][1], found["rejects"][1]) == (30, 14)
     cosines = np.sort((STRANGERS[::2] @ grown_in_python().vectors.T).max(axis=1))
@@ -167,13 +175,16 @@ def test_files_of_the_page_are_read_by_infer_and_those_of_infer_by_the_page(tmp_
     )
     found = node(
         """
-        const expected = { dim: given.dim, digest: given.model, label: "x" }, read = (path) => new Uint8Array(fs.readFileSync(path));
-        const own = await page.parseClasses(read(files[0]), expected), seen = await page.parseGallery(read(files[1]), expected);
+        const expected = { dim: given.dim, digest: given.model, label: "x" };
+        const read = (path) => new Uint8Array(fs.readFileSync(path));
+        const own = await page.parseClasses(read(files[0]), expected);
+        const seen = await page.parseGallery(read(files[1]), expected);
         const old = await page.parseClasses(read(files[2]), expected);
         fs.writeFileSync(files[3], page.packClasses(own, given.model));
         fs.writeFileSync(files[4], page.packGallery(seen, given.model));
         fs.writeFileSync(files[5], page.packClasses(old, given.model));
-        out = { names: own.names, counts: own.counts, rejection: own.rejection, old: [old.names.length, old.scale, old.lengths] };
+        out = { names: own.names, counts: own.counts, rejection: own.rejection,
+          old: [old.names.length, old.scale, old.lengths] };
         """,
         {"dim": DIM, "model": MODEL},
         *(tmp_path / f"{name}.npz" for name in ("python", "seen", "old", "page", "page-seen", "page-old")),
@@ -230,14 +241,17 @@ def test_damaged_and_strange_files_are_one_sentence_each(tmp_path: Path) -> None
         out = [];
         for (const path of files) {
           const expected = { dim: given.dim, digest: given.model, label: "mine.npz" };
-          out.push(await page.parseClasses(new Uint8Array(fs.readFileSync(path)), expected).then(() => "read", (error) => error.message));
+          const read = page.parseClasses(new Uint8Array(fs.readFileSync(path)), expected);
+          out.push(await read.then(() => "read", (error) => error.message));
         }
         """,
         {"dim": DIM, "model": MODEL},
         *files,
     )
     for words, sentence in zip(
-        [*CHANGES, "it is no .npz", "it is no .npz", "is damaged: its checksum is wrong", "it is no .npz"], told, strict=True
+        [*CHANGES, "it is no .npz", "it is no .npz", "is damaged: its checksum is wrong", "it is no .npz"],
+        told,
+        strict=True,
     ):
         assert words in sentence
         assert sentence.startswith("mine.npz ")
@@ -251,7 +265,8 @@ def test_no_cut_and_no_flipped_byte_breaks_out(tmp_path: Path) -> None:
     save_prototypes(path, classes, model=MODEL)
     found = node(
         """
-        const whole = new Uint8Array(fs.readFileSync(files[0])), expected = { dim: given.dim, digest: given.model, label: "mine.npz" };
+        const whole = new Uint8Array(fs.readFileSync(files[0]));
+        const expected = { dim: given.dim, digest: given.model, label: "mine.npz" };
         const first = await page.parseClasses(whole, expected);
         out = { other: 0, odd: [] };
         for (let at = 0; at < whole.length; at += 11) {
@@ -274,12 +289,17 @@ def test_no_cut_and_no_flipped_byte_breaks_out(tmp_path: Path) -> None:
 def test_what_is_kept_comes_back_and_lies_apart_by_model() -> None:
     found = node(
         """
-        const shelf = new Map(), storage = () => ({ getItem: (key) => shelf.get(key) ?? null, setItem: (key, text) => shelf.set(key, text), removeItem: (key) => shelf.delete(key) });
+        const shelf = new Map(), storage = () => ({
+          getItem: (key) => shelf.get(key) ?? null,
+          setItem: (key, text) => shelf.set(key, text), removeItem: (key) => shelf.delete(key),
+        });
         globalThis.fromBase64 = (text) => Uint8Array.from(Buffer.from(text, "base64"));
         const kept = new page.Kept(storage, given.model), other = new page.Kept(storage, given.other);
-        kept.write(Uint8Array.from([1, 2, 255]), new Map([["cup", [Float32Array.from([0.5, -1]), Float32Array.from([2, 3])]], ["none", []]]));
+        const rows = [[0.5, -1], [2, 3]].map((row) => Float32Array.from(row));
+        kept.write(Uint8Array.from([1, 2, 255]), new Map([["cup", rows], ["none", []]]));
         const read = kept.read(kept.text());
-        out = { bytes: [...read.bytes], examples: [...read.examples].map(([name, rows]) => [name, rows.map((row) => [...row])]), other: other.text() };
+        const examples = [...read.examples].map(([name, few]) => [name, few.map((row) => [...row])]);
+        out = { bytes: [...read.bytes], examples, other: other.text() };
         kept.forget();
         out.gone = kept.text();
         """,
