@@ -32,6 +32,43 @@ NUM_EXAMPLES = 12
 TILE = 64
 SHEET_QUALITY = 80
 INT16_MAX = 32767
+# Letters that are newer than the tables of some Python.
+NEWER_LETTERS = {
+    0x1F6D8: "landslide",
+    0x1F6DC: "wireless",
+    0x1FA75: "light blue heart",
+    0x1FA76: "grey heart",
+    0x1FA77: "pink heart",
+    0x1FA87: "maracas",
+    0x1FA88: "flute",
+    0x1FA89: "harp",
+    0x1FA8A: "trombone",
+    0x1FA8E: "treasure chest",
+    0x1FA8F: "shovel",
+    0x1FAAD: "folding hand fan",
+    0x1FAAE: "hair pick",
+    0x1FAAF: "khanda",
+    0x1FABB: "hyacinth",
+    0x1FABC: "jellyfish",
+    0x1FABD: "wing",
+    0x1FABE: "leafless tree",
+    0x1FABF: "goose",
+    0x1FAC6: "fingerprint",
+    0x1FAC8: "hairy creature",
+    0x1FACD: "orca",
+    0x1FACE: "moose",
+    0x1FACF: "donkey",
+    0x1FADA: "ginger root",
+    0x1FADB: "pea pod",
+    0x1FADC: "root vegetable",
+    0x1FADF: "splatter",
+    0x1FAE8: "shaking face",
+    0x1FAE9: "face with bags under eyes",
+    0x1FAEA: "distorted face",
+    0x1FAEF: "fight cloud",
+    0x1FAF7: "leftwards pushing hand",
+    0x1FAF8: "rightwards pushing hand",
+}
 JOINERS = "\u200d\ufe0f"
 FLUENT_NOTO = (
     "Pictures: Fluent Emoji, Copyright (c) Microsoft Corporation, MIT licence; Noto Emoji, Copyright 2013"
@@ -209,8 +246,11 @@ def _notice() -> str:
 def emoji_name(code_points: str) -> str:
     """Name in words of hexadecimal code points such as ``1f9d1-200d-1f3a8``; what Unicode calls them."""
     letters = [chr(int(point, 16)) for point in code_points.split("-")]
-    names = [unicodedata.name(letter, f"U+{ord(letter):04X}") for letter in letters if letter not in JOINERS]
-    return " + ".join(name if name.startswith("U+") else name.lower() for name in names)
+    return " + ".join(_letter_name(letter) for letter in letters if letter not in JOINERS)
+
+
+def _letter_name(letter: str) -> str:
+    return unicodedata.name(letter, "").lower() or NEWER_LETTERS.get(ord(letter), f"U+{ord(letter):04X}")
 
 
 def sheet(pictures: Pictures) -> tuple[bytes, int, int]:
