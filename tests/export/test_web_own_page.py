@@ -57,7 +57,7 @@ def start(browser: Browser, page: Path, *, forget: bool = True) -> None:
     browser.resize(1280, 900)
     browser.open(page.as_uri())
     browser.wait(READY)
-    if forget:
+    if forget and browser.evaluate("localStorage.length"):
         browser.evaluate("localStorage.clear()")
         browser.open(page.as_uri())
         browser.wait(READY)
