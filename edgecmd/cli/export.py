@@ -224,6 +224,7 @@ def _show_engines(tried: "Sequence[Tried]") -> None:
 @web_app.command()
 def build(
     folder: Annotated[Path, typer.Argument(help="Run folder, such as runs/demo, or a bundle.")],
+    *,
     mode: Annotated[
         str, typer.Option("--mode", help="single (one file) or folder (to be served).")
     ] = "single",
@@ -237,6 +238,12 @@ def build(
     ] = 640,
     credit: Annotated[str, typer.Option("--credit", help="Authors and licence of the gallery.")] = "",
     title: Annotated[str, typer.Option("--title", help="Heading of the page.")] = "",
+    compare: Annotated[
+        bool, typer.Option("--compare/--no-compare", help="Also the bundle's fp32 (or w8) file, to compare.")
+    ] = True,
+    webgpu: Annotated[
+        bool, typer.Option("--webgpu", help="Compute with WebGPU where its answers are right; larger.")
+    ] = False,
 ) -> None:
     """Make a web page: draw, and see what the student finds. The page sends no requests to any server."""
     from edgecmd.cli.run import config_of
@@ -244,6 +251,7 @@ def build(
     from export.web.gallery import gallery_of_folder, gallery_of_run
     from export.web.ortweb import find_ort_web
     from export.web.page import DEFAULT_TITLE, MODES, build_web, locate
+    from export.web.page_parts import SECOND
 
     one_thread()
     run_folder, bundle = locate(folder)
@@ -263,11 +271,14 @@ def build(
         bundle,
         out or (run_folder or bundle.parent) / ("demo.html" if mode == "single" else "web"),
         mode=mode,
-        runtime=find_ort_web(ort_web),
+        runtime=find_ort_web(ort_web, webgpu=webgpu),
         gallery=pictures,
         title=title or DEFAULT_TITLE,
+        compare=compare,
     )
     say(f"Page: {report.path} ({report.total_bytes / 1e6:.2f} MB)")
+    if SECOND in report.num_bytes:
+        say(f"  of it to compare with: {report.num_bytes[SECOND] / 1e6:.2f} MB (--no-compare leaves it out)")
     if mode == "folder":
         say(f"Open it: edgecmd web serve {report.path.parent}")
 
@@ -278,12 +289,13 @@ def fetch(
         Path | None, typer.Option("--out", help="Folder to write to; default: edgecmd's cache.")
     ] = None,
     npm_dir: Annotated[Path | None, typer.Option("--npm-dir", help="Folder with the npm tarball.")] = None,
+    webgpu: Annotated[bool, typer.Option("--webgpu", help="Also keep the files for WebGPU, 27 MB.")] = False,
 ) -> None:
     """Download onnxruntime-web with npm and check it. Of 33 MB the two files that are needed are kept."""
     from export.web.ortweb import PACKAGE, fetch_ort_web
 
     say(f"Reading {PACKAGE.name}@{PACKAGE.version}")
-    say(f"Runtime: {fetch_ort_web(out, npm_dir=npm_dir)} (with its MIT licence)")
+    say(f"Runtime: {fetch_ort_web(out, npm_dir=npm_dir, webgpu=webgpu)} (with its MIT licence)")
 
 
 @web_app.command()

@@ -195,7 +195,12 @@ ARTEFACTS: tuple[Artefact, ...] = (
     *_rows(
         "deployer",
         "page",
-        {"student.onnx": ("the student and its classes", "as in the bundle")},
+        {
+            "student.onnx": ("the student and its classes", "as in the bundle"),
+            "student.core.onnx": ("the student without its front end", "as in the bundle"),
+            "second.onnx": ("the student, stored in another way", "as in the bundle"),
+            "strangers.bin": ("what the student makes of other inputs", "of the public or the built-in set"),
+        },
     ),
     *_rows(
         "public",
@@ -210,6 +215,7 @@ ARTEFACTS: tuple[Artefact, ...] = (
                 "of the public set, of the built-in set or chosen by the owner",
             ),
             "examples.bin": ("drawings to begin with", "of the built-in set"),
+            "golden.bin": ("inputs to check an engine with", "made up"),
             "NOTICE.txt": ("licences of the pictures", "public"),
             "LICENSE*": ("licence of the runtime", "public"),
         },

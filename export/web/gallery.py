@@ -18,18 +18,57 @@ from edgecmd.catalogue.data_sets import DATA_SETS
 from edgecmd.core.errors import DataError, ExportError
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.data.modalities.row import Pictures
-from edgecmd.data.pairs import PublicSource
+from edgecmd.data.modalities.table import kind_of, modality_of
+from edgecmd.data.pairs import PublicSource, Targets
 from edgecmd.data.user_files.images import SUFFIXES, read_image, to_rgb, to_square
 from edgecmd.datasets.emoji import load_public
 from edgecmd.evaluation.metrics import unit_rows
 from edgecmd.run import Run
 from edgecmd.training.task import Task
+from export.profiles.calibration import calibration_of
 
 NUM_PICTURES = 640
 NUM_EXAMPLES = 12
 TILE = 64
 SHEET_QUALITY = 80
 INT16_MAX = 32767
+# Letters that are newer than the tables of some Python.
+NEWER_LETTERS = {
+    0x1F6D8: "landslide",
+    0x1F6DC: "wireless",
+    0x1FA75: "light blue heart",
+    0x1FA76: "grey heart",
+    0x1FA77: "pink heart",
+    0x1FA87: "maracas",
+    0x1FA88: "flute",
+    0x1FA89: "harp",
+    0x1FA8A: "trombone",
+    0x1FA8E: "treasure chest",
+    0x1FA8F: "shovel",
+    0x1FAAD: "folding hand fan",
+    0x1FAAE: "hair pick",
+    0x1FAAF: "khanda",
+    0x1FABB: "hyacinth",
+    0x1FABC: "jellyfish",
+    0x1FABD: "wing",
+    0x1FABE: "leafless tree",
+    0x1FABF: "goose",
+    0x1FAC6: "fingerprint",
+    0x1FAC8: "hairy creature",
+    0x1FACD: "orca",
+    0x1FACE: "moose",
+    0x1FACF: "donkey",
+    0x1FADA: "ginger root",
+    0x1FADB: "pea pod",
+    0x1FADC: "root vegetable",
+    0x1FADF: "splatter",
+    0x1FAE8: "shaking face",
+    0x1FAE9: "face with bags under eyes",
+    0x1FAEA: "distorted face",
+    0x1FAEF: "fight cloud",
+    0x1FAF7: "leftwards pushing hand",
+    0x1FAF8: "rightwards pushing hand",
+}
 JOINERS = "\u200d\ufe0f"
 FLUENT_NOTO = (
     "Pictures: Fluent Emoji, Copyright (c) Microsoft Corporation, MIT licence; Noto Emoji, Copyright 2013"
@@ -53,6 +92,8 @@ class Gallery:
         notice: Whole text of the licences; empty where there is none.
         examples: Drawings to begin with, uint8, (E, R, R, 1), R the side that the student takes.
         example_names: Their names, (E,).
+        strangers: Public inputs of no class, uint8, (M, R, R, C), which tell when a drawing is none of a
+            user's own classes; None where there are none.
 
     Raises:
         ExportError: There is no image, or the numbers of rows differ.
@@ -65,6 +106,7 @@ class Gallery:
     notice: str = ""
     examples: Pictures | None = None
     example_names: tuple[str, ...] = ()
+    strangers: Pictures | None = None
 
     def __post_init__(self) -> None:
         counts = (len(self.names), len(self.pictures), len(self.embedding))
@@ -97,12 +139,28 @@ def gallery_of_run(run: Run, *, num_pictures: int = NUM_PICTURES) -> Gallery:
     built_in = _is_built_in(public)
     names = [public.keys[row] for row in rows]
     return Gallery(
-        names=tuple(emoji_name(name.split("/")[-1]) if built_in else name for name in names),
+        names=tuple(emoji_name(name.split("/")[-1]) if built_in else name_of_file(name) for name in names),
         pictures=pictures[rows],
         embedding=unit_rows(task.public_features[rows]),
         credit=TWEMOJI_FXEMOJI if built_in else "Pictures: the public set of this run.",
         notice=_notice() if built_in else "",
+        strangers=_public_strangers(run),
     )
+
+
+def _public_strangers(run: Run) -> Pictures | None:
+    """Public images as the student could see them, drawn as outlines and tones; None where none can be."""
+    task, public = run.task, run.task.data.public
+    if not modality_of(task.data.train.target).is_drawn or kind_of(public.images) != "rgb":
+        return None
+    return np.asarray(calibration_of(task, "public", seed=run.seed).inputs)
+
+
+def name_of_file(name: str) -> str:
+    """``animals/snow_owl.png`` as people read it: snow owl."""
+    words = Path(name).name
+    stem = Path(words).stem if Path(words).suffix.lower() in SUFFIXES else words
+    return stem.replace("_", " ").strip() or name
 
 
 def gallery_of_folder(
@@ -132,10 +190,11 @@ def gallery_of_folder(
     side, fit = run.task.source_side, run.task.fit
     pictures = np.concatenate([_rgb(to_square(read_image(path), side=side, fit=fit)) for path in chosen])
     return Gallery(
-        names=tuple(path.stem.replace("_", " ") for path in chosen),
+        names=tuple(name_of_file(path.name) for path in chosen),
         pictures=pictures,
         embedding=unit_rows(run.task.teacher.embed(pictures)),
         credit=credit or "Pictures: chosen by whoever made this page.",
+        strangers=_public_strangers(run),
     )
 
 
@@ -148,15 +207,25 @@ def _built_in(task: Task, *, seed: int, num_pictures: int) -> Gallery:
     held, strict = task.data.test, task.data.test_strict
     rows = _draw(len(held), num_pictures, seed=seed)
     shown = numpy_generator(seed, "web-examples").permutation(len(strict))[:NUM_EXAMPLES]
+    examples = strict.pairs.target[shown]
     return Gallery(
         names=tuple(emoji_name(held.ids[row].split("/")[-1]) for row in rows),
         pictures=held.pairs.source[rows],
         embedding=unit_rows(task.held_out_features("test")[rows]),
         credit=FLUENT_NOTO,
         notice=_notice(),
-        examples=strict.pairs.target[shown],
+        examples=examples,
         example_names=tuple(emoji_name(strict.ids[row].split("/")[-1]) for row in shown),
+        strangers=_others(held.pairs.target, examples, seed=seed, num=num_pictures),
     )
+
+
+def _others(drawings: Targets, examples: Pictures, *, seed: int, num: int) -> Pictures:
+    """At most ``num`` drawings that are not among the examples, in a random order."""
+    shown = {one.tobytes() for one in examples}
+    order = numpy_generator(seed, "web-strangers").permutation(len(drawings))
+    kept = [row for row in order if drawings[row].tobytes() not in shown]
+    return np.asarray(drawings[np.array(kept[:num], dtype=np.int64)])
 
 
 def _draw(total: int, num: int, *, seed: int) -> np.ndarray:
@@ -177,8 +246,11 @@ def _notice() -> str:
 def emoji_name(code_points: str) -> str:
     """Name in words of hexadecimal code points such as ``1f9d1-200d-1f3a8``; what Unicode calls them."""
     letters = [chr(int(point, 16)) for point in code_points.split("-")]
-    names = [unicodedata.name(letter, f"U+{ord(letter):04X}") for letter in letters if letter not in JOINERS]
-    return " + ".join(name if name.startswith("U+") else name.lower() for name in names)
+    return " + ".join(_letter_name(letter) for letter in letters if letter not in JOINERS)
+
+
+def _letter_name(letter: str) -> str:
+    return unicodedata.name(letter, "").lower() or NEWER_LETTERS.get(ord(letter), f"U+{ord(letter):04X}")
 
 
 def sheet(pictures: Pictures) -> tuple[bytes, int, int]:

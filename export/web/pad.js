@@ -4,6 +4,17 @@
 const KEY_STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 const KEY_STEP = 8, FINE_KEY_STEP = 2;
 
+/** A picture on a square canvas, placed as training pictures were; a border is white whatever the paper is. */
+function paintPicture(context, picture, { smooth, seen }) {
+  context.imageSmoothingEnabled = smooth;
+  context.imageSmoothingQuality = "high";
+  if (seen.fit === "pad") {
+    context.fillStyle = "#fff";
+    context.fillRect(0, 0, seen.side, seen.side);
+  }
+  context.drawImage(picture, ...placement(picture.width, picture.height, seen));
+}
+
 class Pad {
   /** `onChange(isFinished)` is called after every change of the drawing. */
   constructor(canvas, cursor, { paper, size, fit, onChange }) {
@@ -43,15 +54,7 @@ class Pad {
     this.context.fillRect(0, 0, this.side, this.side);
     for (const item of this.items) {
       if (item.picture) {
-        this.context.imageSmoothingEnabled = item.smooth;
-        this.context.imageSmoothingQuality = "high";
-        const { width, height } = item.picture;
-        // A border is white whatever the paper is.
-        if (this.seen.fit === "pad") {
-          this.context.fillStyle = "#fff";
-          this.context.fillRect(0, 0, this.side, this.side);
-        }
-        this.context.drawImage(item.picture, ...placement(width, height, this.seen));
+        paintPicture(this.context, item.picture, { smooth: item.smooth, seen: this.seen });
       } else {
         this.line(item.points);
       }

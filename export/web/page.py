@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from string import Template
+from typing import Any
 
 from edgecmd.core.artefacts import declare, write_artefact
 from edgecmd.core.errors import ExportError, choose
@@ -25,14 +26,37 @@ from export.documents.bundle_files import write_sums
 from export.trust.listing import DEMO, MODEL
 from export.web.gallery import Gallery, fixed_point, gallery_of_run, sheet
 from export.web.ortweb import LICENSE, LICENSE_TEXT, VERSION, OrtWeb
+from export.web.page_parts import (
+    CORE_MODEL,
+    GOLDEN_INPUTS,
+    SECOND,
+    STRANGERS,
+    Parts,
+    classes_info,
+    core_part,
+    golden_part,
+    second_part,
+    strangers_part,
+)
 
 ROOM = Path(__file__).parent
-SCRIPTS = ("student.js", "pad.js", "app.js")
+SCRIPTS = (
+    "student.js",
+    "classes.js",
+    "saved.js",
+    "engine.js",
+    "pad.js",
+    "kept.js",
+    "own.js",
+    "second.js",
+    "app.js",
+)
 RUNTIME_SCRIPT, RUNTIME_WASM = "runtime.mjs", "runtime.wasm"
 INDEX, SCRIPT, STYLE, NOTICE = "index.html", "app.js", "style.css", "NOTICE.txt"
 GALLERY, SHEET, EXAMPLES = "gallery.bin", "gallery.webp", "examples.bin"
 FOLDER_FILES = frozenset(
     {MODEL, RUNTIME_SCRIPT, RUNTIME_WASM, INDEX, SCRIPT, STYLE, NOTICE, LICENSE, GALLERY, SHEET, EXAMPLES}
+    | {CORE_MODEL, GOLDEN_INPUTS, STRANGERS, SECOND}
 )
 MIN_CANVAS = 256
 GREY_CHANNELS = (1, 3)
@@ -67,6 +91,7 @@ def build_web(
     runtime: OrtWeb,
     gallery: Gallery | None = None,
     title: str = DEFAULT_TITLE,
+    compare: bool = True,
 ) -> WebReport:
     """Make a page that runs an exported student in a browser.
 
@@ -74,9 +99,10 @@ def build_web(
         bundle: Folder of the bundle, or its .onnx file.
         out: The .html file (``single``) or the folder (``folder``); an older page there is replaced.
         mode: ``single`` opens from the disk; ``folder`` needs a web server.
-        runtime: onnxruntime-web.
+        runtime: onnxruntime-web; where it computes with WebGPU, the bundle's core goes along.
         gallery: Images to find; None shows class probabilities alone.
         title: Heading of the page.
+        compare: Whether the bundle's fp32 file (w8 where that is the first) goes along, to compare with.
 
     Guarantees:
         The page asks nothing of any server but, in a folder, for the files beside it: its content security
@@ -91,29 +117,41 @@ def build_web(
     """
     write = choose("mode", mode, MODES)
     model = bundle / MODEL if bundle.is_dir() else bundle
-    info = page_info(model, gallery=gallery)
+    student = _student(model)
+    info = page_info(student, gallery=gallery)
     parts = {MODEL: model.read_bytes(), RUNTIME_SCRIPT: runtime.script, RUNTIME_WASM: runtime.wasm}
     if gallery is not None:
         parts |= _gallery_parts(gallery, info)
+    more = Parts(info={"digest": student.digest, "profile": student.profile, "webgpu": runtime.webgpu})
+    more.add(golden_part(student))
+    more.add(core_part(student) if runtime.webgpu and more.files else Parts())
+    more.add(second_part(student) if compare else Parts())
+    more.add(strangers_part(student, None if gallery is None else gallery.strangers))
+    parts |= more.files
     try:
-        return write(out, parts, partial(_fill, info, gallery=gallery, title=title))
+        return write(out, parts, partial(_fill, info | more.info, gallery=gallery, title=title))
     except OSError as error:
         raise explain(error, doing=f"{out} cannot be written") from error
 
 
-def page_info(model: Path, *, gallery: Gallery | None) -> dict[str, object]:
+def _student(model: Path) -> Student:
+    try:
+        return Student(model)
+    except ValueError as error:  # an InferError
+        raise ExportError(f"{error} A page needs the student.onnx of a bundle.") from error
+
+
+def page_info(student: Student, *, gallery: Gallery | None) -> dict[str, object]:
     """What the page must know about the model, read from the model itself.
 
     Raises:
-        ExportError: The model is missing, is not a student of images in grey or colour, or does not fit
-            ``gallery``; or there is neither a gallery nor a head.
+        ExportError: The model is not a student of images in grey or colour, or does not fit ``gallery``; or
+            there is neither a gallery nor a head.
     """
-    try:
-        session = Student(model).session
-    except ValueError as error:  # an InferError
-        raise ExportError(f"{error} A page needs the student.onnx of a bundle.") from error
+    model, session = student.path, student.session
     properties = session.get_modelmeta().custom_metadata_map
-    given, classes = session.get_inputs()[0], json.loads(properties["edgecmd.classes"])
+    given, told = session.get_inputs()[0], classes_info(properties["edgecmd.classes"])
+    classes = told["classes"]
     channels, dim = int(properties["edgecmd.channels"]), int(properties["edgecmd.embedding_dim"])
     if (given.name, given.type) != ("image", "tensor(uint8)") or channels not in GREY_CHANNELS:
         raise ExportError(
@@ -141,7 +179,7 @@ def page_info(model: Path, *, gallery: Gallery | None) -> dict[str, object]:
         # Whole blocks of the model's pixels, so that averaging is exact.
         "canvas_side": side * -(-MIN_CANVAS // side),
         "channels": channels,
-        "classes": classes,
+        **told,
         "embedding_dim": dim,
         "fit": preprocess.get("fit", SQUEEZE),
         "fixed_size": height if isinstance(height, int) else 0,
@@ -263,9 +301,9 @@ def _refuse_foreign(out: Path) -> None:
         )
 
 
-def _fill(info: Mapping[str, object], *, gallery: Gallery | None, title: str, mode: str, **raw: str) -> str:
+def _fill(info: Mapping[str, Any], *, gallery: Gallery | None, title: str, mode: str, **raw: str) -> str:
     """The template with its values; ``raw`` is put in as it is, all else is escaped."""
-    num_bytes = int(str(info["model_bytes"]))
+    num_bytes = info["model_bytes"]
     notices = [LICENSE_TEXT, *([gallery.notice] if gallery is not None and gallery.notice else [])]
     values = {
         "canvas_side": str(info["canvas_side"]),
@@ -280,7 +318,8 @@ def _fill(info: Mapping[str, object], *, gallery: Gallery | None, title: str, mo
         "licenses": "\n".join(f"<pre>{html.escape(notice)}</pre>" for notice in notices),
         "mode": mode,
         "model_size": f"{num_bytes / 1e3:.0f} kB" if num_bytes < 1e6 else f"{num_bytes / 1e6:.1f} MB",
-        "results_title": "What the student finds",
+        "profile": html.escape(str(info["profile"])),
+        "second": info["second"]["profile"] if "second" in info else "",
         "runtime": f"onnxruntime-web {VERSION}",
         "title": html.escape(title),
         "weights_license": html.escape(str(info["license"])),

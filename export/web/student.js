@@ -49,18 +49,45 @@ function modelInput(rgba, side, info) {
   return { data, dims: [1, size, size, info.channels] };
 }
 
+/** Bytes of a picture of any size (1, H, W, C), for a model that takes it and resizes it itself, as infer.py does. */
+function pictureInput(rgba, width, height, info) {
+  if (info.channels === 1) return { data: toGrey(rgba), dims: [1, height, width, 1] };
+  return { data: Uint8Array.from(rgba.filter((_, i) => i % 4 < 3)), dims: [1, height, width, 3] };
+}
+
+/** What the core is fed: the pixels of the student's own size (1, R, R, C), scaled, channels first. */
+function coreInput({ data, dims }, { offset, scale }) {
+  const [, height, width, channels] = dims, count = height * width, scaled = new Float32Array(data.length);
+  for (let i = 0; i < count; i++) {
+    for (let c = 0; c < channels; c++) scaled[c * count + i] = (data[i * channels + c] / 255 - offset) / scale;
+  }
+  return { data: scaled, dims: [1, channels, height, width] };
+}
+
+/** Let the runtime use one thread and these bytes; nothing is fetched. */
+function prepareRuntime(ort, wasm) {
+  ort.env.wasm.numThreads = 1;
+  // An engine that cannot run the model is told on the page, and not in the console.
+  ort.env.logLevel = "fatal";
+  ort.env.wasm.wasmBinary = wasm.buffer.slice(wasm.byteOffset, wasm.byteOffset + wasm.byteLength);
+}
+
 /** A session of the model on one thread; `wasm` are the bytes of the runtime. */
 async function openSession(ort, wasm, model) {
-  ort.env.wasm.numThreads = 1;
-  ort.env.wasm.wasmBinary = wasm.buffer.slice(wasm.byteOffset, wasm.byteOffset + wasm.byteLength);
-  return ort.InferenceSession.create(model, { executionProviders: ["wasm"], graphOptimizationLevel: "all" });
+  prepareRuntime(ort, wasm);
+  return createSession(ort, model, "wasm");
+}
+
+async function createSession(ort, model, provider) {
+  return ort.InferenceSession.create(model, { executionProviders: [provider], graphOptimizationLevel: "all" });
 }
 
 /** Run the model once. Returns the embedding (D), the class probabilities or null, and milliseconds. */
 async function embed(ort, session, input) {
-  const tensor = new ort.Tensor("uint8", input.data, input.dims);
+  const isCore = input.data instanceof Float32Array;
+  const tensor = new ort.Tensor(isCore ? "float32" : "uint8", input.data, input.dims);
   const started = performance.now();
-  const outputs = await session.run({ image: tensor });
+  const outputs = await session.run({ [isCore ? "scaled" : "image"]: tensor });
   const milliseconds = performance.now() - started;
   const scores = outputs.scores ? Float32Array.from(outputs.scores.data) : null;
   return { embedding: Float32Array.from(outputs.embedding.data), scores, milliseconds };
@@ -86,12 +113,14 @@ function nearest(embedding, vectors, names, count) {
   return [...best.values()].sort((a, b) => b.cosine - a.cosine || a.row - b.row).slice(0, count);
 }
 
-/** The `count` likeliest classes. */
-function likeliest(scores, classes, count) {
-  const all = classes.map((name, index) => ({ name, probability: scores[index] }));
+/** The `count` likeliest classes; those behind the first `numTrained` are the user's own. */
+function likeliest(scores, classes, count, numTrained = classes.length) {
+  const all = classes.map((name, index) => ({ name, probability: scores[index], isOwn: index >= numTrained }));
   return all.sort((a, b) => b.probability - a.probability).slice(0, count);
 }
 
 if (typeof module !== "undefined") {
-  module.exports = { blockMean, toGrey, placement, modelInput, openSession, embed, readVectors, nearest, likeliest };
+  module.exports = {
+    blockMean, toGrey, placement, modelInput, pictureInput, coreInput, prepareRuntime, openSession, createSession, embed, readVectors, nearest, likeliest,
+  };
 }

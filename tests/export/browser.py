@@ -29,6 +29,8 @@ FLAGS = (
     "--hide-scrollbars",
     "--remote-debugging-pipe",
 )
+# Without a graphics card, Chromium computes WebGPU on the processor.
+WEBGPU_FLAGS = ("--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader")
 # Chromium reads commands at descriptor 3 and answers at 4.
 LAUNCHER = (
     "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4);"
@@ -132,6 +134,12 @@ class Browser:
         self.call("Input.dispatchKeyEvent", type="keyDown", **common, **text)
         self.call("Input.dispatchKeyEvent", type="keyUp", **common)
 
+    def choose_files(self, selector: str, *paths: Path) -> None:
+        """Choose files in a field for files, as a person does."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path) for path in paths])
+
     def requests(self) -> list[str]:
         """Addresses that were asked for since `open`."""
         sent = [event for event in self.events if event.get("method") == "Network.requestWillBeSent"]
@@ -169,13 +177,16 @@ def _high(descriptor: int) -> int:
 
 
 @contextlib.contextmanager
-def open_browser(chromium: str, *, window: tuple[int, int] = (1280, 900)) -> Iterator[Browser]:
+def open_browser(
+    chromium: str, *, window: tuple[int, int] = (1280, 900), webgpu: bool = False
+) -> Iterator[Browser]:
     """A fresh browser with a profile of its own; gone at the end with all its processes."""
+    flags = [*(one for one in FLAGS if one != "--disable-gpu"), *WEBGPU_FLAGS] if webgpu else FLAGS
     commands_read, commands_write = os.pipe()
     answers_read, answers_write = os.pipe()
     commands_read, answers_write = _high(commands_read), _high(answers_write)
     profile = tempfile.mkdtemp(prefix="edgecmd-chromium-")
-    command = [chromium, *FLAGS, f"--user-data-dir={profile}", f"--window-size={window[0]},{window[1]}"]
+    command = [chromium, *flags, f"--user-data-dir={profile}", f"--window-size={window[0]},{window[1]}"]
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", LAUNCHER, str(commands_read), str(answers_write), *command],
         pass_fds=(commands_read, answers_write),

@@ -12,9 +12,19 @@ import pytest
 
 from edgecmd.core.errors import DataError, ExportError
 from export.web import ortweb
-from export.web.ortweb import LICENSE, PACKAGE, SCRIPT, WASM, fetch_ort_web, find_ort_web
+from export.web.ortweb import (
+    LICENSE,
+    PACKAGE,
+    SCRIPT,
+    WASM,
+    WEBGPU_SCRIPT,
+    WEBGPU_WASM,
+    fetch_ort_web,
+    find_ort_web,
+)
 
 CONTENT = {SCRIPT: b"export {};", WASM: b"\0asm"}
+WEBGPU = {WEBGPU_SCRIPT: b"export { gpu };", WEBGPU_WASM: b"\0asm gpu"}
 
 
 def tarball(content: dict[str, bytes]) -> bytes:
@@ -30,12 +40,12 @@ def tarball(content: dict[str, bytes]) -> bytes:
 @pytest.fixture
 def pinned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> bytes:
     """A made-up package in place of the real one; nothing of this machine is found."""
-    data = tarball(CONTENT)
+    data = tarball({**CONTENT, **WEBGPU})
     sha512 = base64.b64encode(hashlib.sha512(data).digest()).decode()
     monkeypatch.setattr(ortweb, "PACKAGE", replace(PACKAGE, digest=sha512))
-    monkeypatch.setattr(
-        ortweb, "SHA256", {name: hashlib.sha256(one).hexdigest() for name, one in CONTENT.items()}
-    )
+    for table, content in (("SHA256", CONTENT), ("WEBGPU_SHA256", WEBGPU)):
+        digests = {name: hashlib.sha256(one).hexdigest() for name, one in content.items()}
+        monkeypatch.setattr(ortweb, table, digests)
     monkeypatch.setenv("EDGECMD_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HOME", str(tmp_path))
     for variable in (ortweb.VARIABLE, "npm_config_registry", "NPM_CONFIG_REGISTRY"):
@@ -79,6 +89,21 @@ def test_a_tarball_that_is_at_hand_is_unpacked_with_its_licence(pinned: bytes, t
     assert {path.name for path in folder.iterdir()} == {SCRIPT, WASM, LICENSE}
     assert "Copyright (c) Microsoft Corporation" in (folder / LICENSE).read_text()
     assert find_ort_web().wasm == CONTENT[WASM]
+
+
+def test_webgpu_is_a_pair_of_its_own_that_is_kept_when_it_is_asked_for(pinned: bytes, tmp_path: Path) -> None:
+    (tmp_path / PACKAGE.file).write_bytes(pinned)
+    fetch_ort_web(npm_dir=tmp_path)
+    with pytest.raises(ExportError, match=r"asyncify.*edgecmd web fetch --webgpu"):
+        find_ort_web(webgpu=True)
+    folder = fetch_ort_web(npm_dir=tmp_path, webgpu=True)
+    assert {path.name for path in folder.iterdir()} == {*CONTENT, *WEBGPU, LICENSE}
+    found = find_ort_web(webgpu=True)
+    assert (found.script, found.wasm, found.webgpu) == (*WEBGPU.values(), True)
+    assert find_ort_web().webgpu is False
+    (folder / WEBGPU_WASM).write_bytes(b"other")
+    with pytest.raises(ExportError, match="sha256="):
+        find_ort_web(webgpu=True)
 
 
 def test_a_wrong_checksum_is_refused_and_nothing_is_written(pinned: bytes, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from export.web.gallery import (
     fixed_point,
     gallery_of_folder,
     gallery_of_run,
+    name_of_file,
     sheet,
 )
 from tests.tiny_federation import run_of, task_of
@@ -42,6 +43,15 @@ def test_of_the_built_in_set_only_test_concepts_are_shown(built_in: tuple[RunCon
     assert gallery.examples is not None
     assert rows_of(gallery.examples) <= rows_of(whole.test_strict.pairs.target)
     assert not rows_of(gallery.examples) & rows_of(whole.train.target)
+    # Strangers are other drawings of those concepts, mixed: their order says nothing of what they show.
+    assert gallery.strangers is not None
+    assert rows_of(gallery.strangers) <= rows_of(whole.test.pairs.target)
+    assert not rows_of(gallery.strangers) & rows_of(gallery.examples)
+    places = [
+        next(i for i, one in enumerate(whole.test.pairs.target) if (one == s).all())
+        for s in gallery.strangers
+    ]
+    assert places != sorted(places)
     assert np.allclose(np.linalg.norm(gallery.embedding, axis=1), 1, atol=1e-6)
 
 
@@ -70,7 +80,14 @@ def test_no_private_pair_of_a_user_is_shown(tiny: RunConfig) -> None:
     )
     assert not rows_of(gallery.pictures) & rows_of(private)
     assert gallery.examples is None
-    assert set(gallery.names) <= set(whole.public.keys)
+    assert set(gallery.names) <= {name_of_file(key) for key in whole.public.keys}
+    # Strangers are public too: drawn from public images, none is a target of a pair.
+    targets = np.concatenate(
+        [part.target for part in (whole.train, whole.validation.pairs, whole.test.pairs)]
+    )
+    assert gallery.strangers is not None
+    assert gallery.strangers.shape[1:] == targets.shape[1:]
+    assert not rows_of(gallery.strangers) & rows_of(targets)
     assert gallery.credit == "Pictures: the public set of this run."
     assert gallery.notice == ""
 

@@ -112,8 +112,11 @@ def test_the_nearest_names_are_those_of_numpy(tmp_path: Path) -> None:
 
 
 def test_classes_are_ranked_by_probability() -> None:
-    found = node("out = page.likeliest([0.2, 0.5, 0.3], ['a', 'b', 'c'], 2)")
-    assert found == [{"name": "b", "probability": 0.5}, {"name": "c", "probability": 0.3}]
+    found = node("out = page.likeliest([0.2, 0.5, 0.3], ['a', 'b', 'c'], 2, 2)")
+    assert found == [
+        {"name": "b", "probability": 0.5, "isOwn": False},
+        {"name": "c", "probability": 0.3, "isOwn": True},
+    ]
 
 
 def check_against_python(model: Path, ort_web: Path, tmp_path: Path, *, images: np.ndarray) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -87,8 +88,6 @@ def test_the_page_says_what_the_model_says(bundle: Bundle, tmp_path: Path) -> No
 
 
 def test_a_model_of_another_size_gets_a_canvas_of_whole_blocks(make, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     from export.graph.deployable import Deployable, rebuild
     from export.graph.to_onnx import to_onnx
 
@@ -177,10 +176,13 @@ def test_embedded_json_is_the_same_value_without_markup(text: str) -> None:
 def test_a_folder_holds_its_files_and_loses_those_of_an_older_page(bundle: Bundle, tmp_path: Path) -> None:
     out = tmp_path / "web"
     report = build_web(bundle("ws-50k"), out, mode="folder", runtime=FAKE, gallery=make_gallery())
-    assert {path.name for path in out.iterdir()} == FOLDER_FILES
+    # Strangers come with a run, the core with WebGPU.
+    files = FOLDER_FILES - {"strangers.bin", "student.core.onnx"}
+    assert {path.name for path in out.iterdir()} == files
     assert report.total_bytes == sum(path.stat().st_size for path in out.iterdir())
-    build_web(bundle("ws-50k"), out, mode="folder", runtime=FAKE)
-    assert {path.name for path in out.iterdir()} == FOLDER_FILES - {
+    build_web(bundle("ws-50k"), out, mode="folder", runtime=FAKE, compare=False)
+    assert {path.name for path in out.iterdir()} == files - {
+        "second.onnx",
         "gallery.bin",
         "gallery.webp",
         "examples.bin",
@@ -192,6 +194,32 @@ def test_a_bundle_alone_shows_its_classes(bundle: Bundle, tmp_path: Path) -> Non
     page, _ = single(bundle("ws-50k"), tmp_path / "demo.html", gallery=None)
     assert "gallery" not in info_of(page)
     assert '<div id="classes-part">' in page
+
+
+def test_two_files_are_compared_unless_that_is_not_wanted(bundle: Bundle, tmp_path: Path) -> None:
+    page, report = single(bundle("ws-50k"), tmp_path / "demo.html")
+    # The bundle's first file is fp32, so w8 stands beside it.
+    assert inside(page)["second.onnx"] == (bundle("ws-50k") / "student.w8.onnx").read_bytes()
+    assert info_of(page)["second"]["profile"] == "w8"
+    assert "Compare fp32 with w8" in Elements(page).text
+    less, smaller = single(bundle("ws-50k"), tmp_path / "less.html", compare=False)
+    assert "second.onnx" not in inside(less)
+    assert smaller.total_bytes < report.total_bytes - report.num_bytes["second.onnx"]
+
+
+def test_the_page_knows_which_file_its_classes_are_made_with(bundle: Bundle, tmp_path: Path) -> None:
+    model = bundle("ws-50k") / "student.onnx"
+    info = info_of(single(bundle("ws-50k"), tmp_path / "demo.html")[0])
+    assert info["digest"] == hashlib.sha256(model.read_bytes()).hexdigest()
+    assert (info["profile"], info["webgpu"]) == ("fp32", False)
+
+
+def test_a_page_for_webgpu_has_the_core_along(cored: Bundle, tmp_path: Path) -> None:
+    runtime = replace(FAKE, webgpu=True)
+    page, _ = single(cored("ws-50k"), tmp_path / "demo.html", runtime=runtime)
+    assert inside(page)["student.core.onnx"] == (cored("ws-50k") / "student.core.onnx").read_bytes()
+    assert info_of(page)["webgpu"] is True
+    assert "student.core.onnx" not in inside(single(cored("ws-50k"), tmp_path / "plain.html")[0])
 
 
 def test_a_model_in_colour_has_no_drawings_to_begin_with(bundle: Bundle, tmp_path: Path) -> None:
