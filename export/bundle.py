@@ -146,7 +146,8 @@ def export_bundle(
 
     Guarantees:
         When this raises, Ctrl-C included, nothing new is left on the disk and an older bundle is as it was.
-        Equal weights and settings give equal bytes in every file. No probe image is written into the bundle.
+        Equal weights and settings give equal bytes in every file but .ort, in which ONNX Runtime lists the
+        operators in another order each time. No probe image is written into the bundle.
 
     Raises:
         ExportError: The weights do not fit ``spec`` or are not finite, the student tells no inputs apart, a
