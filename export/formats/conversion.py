@@ -137,7 +137,7 @@ def convert_all(
 
 def _ort(name: str, folder: Path, source: Source, subject: Subject) -> Converted:
     file = FORMATS[name].file(source.file)
-    write_artefact(folder, file, to_ort(folder / source.file), may_leave=True, place="bundle")
+    _write(folder, file, to_ort(folder / source.file))
     device = folder / file if source.core is None else source.core.with_core(folder / file)
     takes = source.core.takes if source.core is not None else lambda _: True
     parity = verify(device, subject.reference, images=subject.images, task=subject.task, takes=takes)
@@ -155,6 +155,10 @@ def _ort(name: str, folder: Path, source: Source, subject: Subject) -> Converted
     )
 
 
+def _write(folder: Path, file: str, data: bytes) -> None:
+    write_artefact(folder, file, data, may_leave=True, place="bundle")
+
+
 def _refuse(parity: ParityReport, limits: ParityLimits, subject: Subject, *, name: str, profile: str) -> None:
     """Refuse a file that is further from the student than its profile may be."""
     called = f"{profile} as {name}"
@@ -169,7 +173,7 @@ def _of_core(name: str, folder: Path, source: Source, core: CoreStudent, subject
     start, begins = FORMATS[name].begins
     if data[start : start + len(begins)] != begins:
         raise ExportError(f"The converter of {name} wrote no {FORMATS[name].suffix} file: {data[:12]!r}.")
-    write_artefact(folder, file, data, may_leave=True, place="bundle")
+    _write(folder, file, data)
     versions, found = dict(told["versions"]), told["facts"]
     if not FORMATS[name].engine:
         return Converted(

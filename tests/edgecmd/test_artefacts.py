@@ -268,6 +268,7 @@ def test_every_writer_states_the_flag_of_the_table() -> None:
         ("edgecmd/audits/risk/attacks.py", "write_artefact"),
         ("export/bundle.py", "write_artefact"),
         ("export/documents/bundle_files.py", "partial"),
+        ("export/formats/conversion.py", "write_artefact"),
         ("export/web/page.py", "write_artefact"),
         ("server/checkpoint.py", "declare"),
     ]
