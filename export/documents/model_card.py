@@ -202,11 +202,11 @@ def _profiles(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _formats(report: Mapping[str, Any]) -> Iterator[str]:
-    if not report["formats"]:
+    if not report.get("formats", {}):
         return
     yield "## Files for phones"
     rows = []
-    for file, one in report["formats"].items():
+    for file, one in report.get("formats", {}).items():
         parity = one["parity"] or {}
         rows.append(
             (

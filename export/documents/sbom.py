@@ -30,7 +30,7 @@ def bill_of_materials(report: Mapping[str, Any], provenance: Provenance) -> dict
     models = [_model(name, one, report) for name, one in report["profiles"].items()]
     models += [
         _model(one["profile"], {"file": file, "summary": one["title"]}, report)
-        for file, one in report["formats"].items()
+        for file, one in report.get("formats", {}).items()
     ]
     main = {**models[0], "bom-ref": "student", "name": provenance.name}
     main["modelCard"] = _model_card(report, provenance)
