@@ -305,7 +305,10 @@ def test_what_cannot_be_run_here_says_so(export, fake, tmp_path):
     assert "converted, not run" in (tmp_path / "bundle" / "MODEL_CARD.md").read_text()
 
 
-@pytest.mark.parametrize("kind", ["ws-50k", "gn-50k", "depth16", "wave"])
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("gn-50k", "depth16", "wave")]
+
+
+@pytest.mark.parametrize("kind", ["ws-50k", *SLOW])
 def test_the_program_that_is_converted_is_the_core(make, tmp_path, kind):
     """Also of recordings, whose log-mel image is made before it."""
     spec = make.kind(kind)
@@ -339,6 +342,7 @@ def test_the_command_refuses_what_it_does_not_know(tmp_path, monkeypatch, capsys
     assert "--formats" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["litert", "executorch", "coreml"])
 @pytest.mark.parametrize("kind", ["ws-50k", "gn-50k", "lite0-s", "depth16", "wave"])
 def test_a_real_converter_makes_a_file_that_passes(export, tmp_path, kind, name):
