@@ -492,6 +492,8 @@ class ExportConfig(Section):
     """Smallest cosine between torch and onnxruntime embeddings for fp32 and w8; 0: 0.9999 and 0.9995."""
     profiles: str = "w8"
     """w8, fp32, w4, int8, dyn8, core, or several, such as "w8,core"; the first becomes student.onnx."""
+    formats: str = ""
+    """Files for phones beside these: ort, litert, executorch, coreml, or several, such as "ort,litert"."""
     calibration: str = "public"
     """What int8 takes its ranges from: public (drawings of the public set) or procedural; never pairs."""
     prototypes: str = ""

@@ -22,6 +22,8 @@ from export.device.infer import Student as DeviceStudent
 from export.device.reading import InferError
 from export.documents.bundle_files import Built, Contents, refuse_alike, write_contents
 from export.documents.provenance import Provenance
+from export.formats.conversion import Converted, Source, Subject, convert_all
+from export.formats.format_table import refuse_missing, with_core
 from export.graph.deployable import Deployable, rebuild
 from export.graph.fold_standardised import fold
 from export.graph.folding import Folding
@@ -41,7 +43,7 @@ from export.profiles.table import (
     refuse_malformed,
 )
 from export.trust.core_student import CoreStudent, refuse_gap
-from export.trust.listing import CACHE, RAW_FILE, RULES, profile_file
+from export.trust.listing import CACHE, RAW_FILE, RULES, is_format, profile_file
 from export.trust.verify import (
     ParityError,
     ParityReport,
@@ -70,6 +72,7 @@ class Options:
         prototypes: Where the head is made of them, they are written beside it.
         provenance: For the card.
         folding: Where GroupNorm was folded away before, what that changed.
+        formats: Keys of `export.formats.format_table.FORMATS`; for most of them the core comes along.
     """
 
     profiles: tuple[str, ...] = (DEFAULT,)
@@ -79,6 +82,7 @@ class Options:
     prototypes: Prototypes | None = None
     provenance: Provenance = field(default_factory=Provenance)
     folding: Folding | None = None
+    formats: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,12 +94,14 @@ class BundleReport:
         parity: How far each profile is from the student.
         num_bytes: Size of each file.
         folding: Where GroupNorm was folded away before, what that changed.
+        formats: Files for phones.
     """
 
     folder: Path
     parity: Mapping[str, ParityReport]
     num_bytes: Mapping[str, int]
     folding: Folding | None = None
+    formats: tuple[Converted, ...] = ()
 
     def __str__(self) -> str:
         parts, names = [], tuple(self.parity)
@@ -112,6 +118,9 @@ class BundleReport:
                 f" least cosine {parity.min_cosine:.5f},"
                 f" {parity.metric_name} through onnxruntime {parity.metric_onnx:.3f}"
             )
+        for one in self.formats:
+            told = one.state if one.parity is None else f"least cosine {one.parity.min_cosine:.5f}"
+            parts.append(f"{one.file} {self.num_bytes[one.file] / 1000:.0f} kB, {told}")
         return "; ".join(parts)
 
 
@@ -137,7 +146,8 @@ def export_bundle(
 
     Guarantees:
         When this raises, Ctrl-C included, nothing new is left on the disk and an older bundle is as it was.
-        Equal weights and settings give equal bytes in every file. No probe image is written into the bundle.
+        Equal weights and settings give equal bytes in every file but .ort, in which ONNX Runtime lists the
+        operators in another order each time. No probe image is written into the bundle.
 
     Raises:
         ExportError: The weights do not fit ``spec`` or are not finite, the student tells no inputs apart, a
@@ -146,6 +156,8 @@ def export_bundle(
         ConfigError: ``spec.architecture`` or a profile is unknown.
     """
     out_dir, options = Path(out_dir).resolve(), options or Options()
+    options = replace(options, profiles=with_core(options.profiles, options.formats))
+    refuse_missing(options.formats)
     refuse_foreign(out_dir)
     _refuse_inputs(probe_images, spec)
     plain = rebuild(student, spec)
@@ -157,6 +169,7 @@ def export_bundle(
     try:
         with folder_in_one_piece(out_dir) as built:
             models = {name: bench.build(data, built, name, options=options) for name in options.profiles}
+            formats = bench.convert(models, built, options=options)
             calibrated = options.calibration and need_calibration(models)
             contents = Contents(
                 spec=spec,
@@ -165,6 +178,7 @@ def export_bundle(
                 calibration=options.calibration.description if options.calibration and calibrated else "",
                 provenance=options.provenance,
                 folding=options.folding,
+                formats=formats,
             )
             write_contents(built, contents)
             num_bytes = {path.name: path.stat().st_size for path in sorted(built.iterdir())}
@@ -173,7 +187,9 @@ def export_bundle(
     except OSError as error:
         raise explain(error, doing=f"The bundle {out_dir} cannot be written") from error
     parity = {name: one.parity for name, one in models.items()}
-    return BundleReport(folder=out_dir, parity=parity, num_bytes=num_bytes, folding=options.folding)
+    return BundleReport(
+        folder=out_dir, parity=parity, num_bytes=num_bytes, folding=options.folding, formats=formats
+    )
 
 
 def _refuse_inputs(inputs: Targets, spec: ExportSpec) -> None:
@@ -231,6 +247,21 @@ class Bench:
         gap = None if core is None else self.gap(core)
         return Built(file=file, parity=parity, limits=limits, core=core, gap=gap)
 
+    def convert(
+        self, models: Mapping[str, Built], folder: Path, *, options: Options
+    ) -> tuple[Converted, ...]:
+        """Write the files for phones, each checked as the file that it is made of.
+
+        Raises:
+            ExportError: A file cannot be made, or is beyond a limit.
+        """
+        sources = [
+            Source(profile=name, file=one.file, limits=one.limits, core=one.core)
+            for name, one in models.items()
+        ]
+        subject = Subject(reference=self.reference, images=self.images, task=self.task, floor=options.floor)
+        return tuple(convert_all(options.formats, folder, sources=sources, subject=subject))
+
     def parity(self, device: Path | CoreStudent) -> ParityReport:
         """How far a file, or a core behind its front end, is from the student."""
         takes = device.takes if isinstance(device, CoreStudent) else lambda _: True
@@ -273,7 +304,7 @@ def refuse_foreign(out_dir: Path) -> None:
     if not out_dir.is_dir():
         raise ExportError(f"{out_dir} is a file. Choose another folder for the bundle.")
     names = {path.name for path in out_dir.iterdir()} - {CACHE, *RULES, *map(profile_file, PROFILES)}
-    foreign = sorted(name for name in names if not RAW_FILE.fullmatch(name))
+    foreign = sorted(name for name in names if not (RAW_FILE.fullmatch(name) or is_format(name)))
     if foreign:
         raise ExportError(
             f"{out_dir} contains things that are not part of a bundle, such as {foreign[0]}; they would be"

@@ -28,6 +28,7 @@ from export.bundle import BundleReport, Options, export_bundle
 from export.device.classes import Prototypes
 from export.documents.prototypes import head_of, prototypes_of
 from export.documents.provenance import provenance_of
+from export.formats.format_table import choose_formats, refuse_missing, with_core
 from export.graph.deployable import Deployable, rebuild
 from export.graph.folding import Folding, fold_for_export, refuse_loss
 from export.graph.frontends import front_end_of
@@ -74,10 +75,12 @@ def export_run(run: Run, out: Path, *, settings: ExportConfig) -> BundleReport:
 
     Raises:
         ExportError: An exported file differs from the student, or the metric is below the floor.
-        ConfigError: A profile or the kind of calibration is unknown.
+        ConfigError: A profile, a format or the kind of calibration is unknown.
         DataError: The student or the images of prototypes are missing or damaged.
     """
-    profiles = choose_profiles(settings.profiles)
+    formats = choose_formats(settings.formats)
+    profiles = with_core(choose_profiles(settings.profiles), formats)
+    refuse_missing(formats)
     found = prepare(run, settings)
     calibrated = need_calibration(profiles)
     options = Options(
@@ -88,6 +91,7 @@ def export_run(run: Run, out: Path, *, settings: ExportConfig) -> BundleReport:
         prototypes=found.prototypes,
         provenance=provenance_of(run),
         folding=found.folding,
+        formats=formats,
     )
     return export_bundle(
         found.student,

@@ -24,6 +24,7 @@ from edgecmd.models.trial import try_out
 from edgecmd.training.task import Task
 from export.bundle import Options, export_bundle
 from export.documents.provenance import Provenance
+from export.formats.format_table import choose_formats, refuse_missing
 from export.from_run import cosine_metric, fit_head, spec_of
 from export.graph.deployable import unwrap
 from export.graph.frontends import FRONT_ENDS
@@ -44,6 +45,7 @@ def export_student(  # noqa: PLR0913 - what a bundle is made of
     examples: LabelledTarget | None = None,
     labelling: str = "group",
     profiles: Sequence[str] = (DEFAULT,),
+    formats: Sequence[str] = (),
     calibration: str = "public",
     min_cosine: float | None = None,
     license: str = "unspecified",  # noqa: A002 - what the file calls it
@@ -61,6 +63,7 @@ def export_student(  # noqa: PLR0913 - what a bundle is made of
             measured on made-up inputs, no head.
         labelling: Which of the labellings the head predicts.
         profiles: Keys of `export.profiles.table.PROFILES`; the first becomes student.onnx.
+        formats: Keys of `export.formats.format_table.FORMATS`: files for phones, such as ``ort``.
         calibration: What int8 takes ranges from: ``public`` images, or ``procedural`` ones; never pairs.
         min_cosine: Smallest cosine between torch and ONNX Runtime of the exact profiles; None for their own.
         license: Licence of the weights, an SPDX name.
@@ -81,7 +84,8 @@ def export_student(  # noqa: PLR0913 - what a bundle is made of
     """
     refuse_licence("license", license)
     choose("export.calibration", calibration, CALIBRATIONS)
-    chosen = choose_profiles(",".join(map(str, profiles)))
+    chosen, phones = choose_profiles(",".join(map(str, profiles))), choose_formats(",".join(formats))
+    refuse_missing(phones)
     plain = as_student(student, task)
     spec = spec_of(task, plain, architecture=plain.architecture, license=license)
     embed = embedder(plain, task)
@@ -93,7 +97,9 @@ def export_student(  # noqa: PLR0913 - what a bundle is made of
         spec = replace(spec, head=fit_head(embed, inputs, examples.labels[labelling]))
     ranges = calibration_of(task, calibration, seed=seed) if need_calibration(chosen) else None
     source = provenance or Provenance()
-    options = Options(profiles=chosen, min_cosine=min_cosine, calibration=ranges, provenance=source)
+    options = Options(
+        profiles=chosen, min_cosine=min_cosine, calibration=ranges, provenance=source, formats=phones
+    )
     metric = cosine_metric(embed(inputs), name="cosine to the student")
     export_bundle(plain, Path(folder), spec=spec, probe_images=inputs, task=metric, options=options)
     return load_bundle(folder)

@@ -39,6 +39,9 @@ def export(
     profiles: Annotated[
         str | None, typer.Option("--profiles", help="Such as w8,int8; the first becomes student.onnx.")
     ] = None,
+    formats: Annotated[
+        str | None, typer.Option("--formats", help="For phones: ort, litert, executorch, coreml.")
+    ] = None,
     prototypes: Annotated[
         Path | None, typer.Option("--prototypes", help="Folder of images per class, for an untrained head.")
     ] = None,
@@ -82,6 +85,7 @@ def export(
     config, bundle = config_of(folder), out or folder / "export"
     given = {
         "profiles": profiles,
+        "formats": formats,
         "prototypes": None if prototypes is None else str(prototypes),
         "calibration": calibration,
         "floor": floor,

@@ -169,6 +169,15 @@ ARTEFACTS: tuple[Artefact, ...] = (
                 "the same in other number formats",
                 "noised weights; the head is of own labels",
             ),
+            **{
+                f"student*.{suffix}": (f"the same for {what}", "noised weights; the head is of own labels")
+                for suffix, what in (
+                    ("ort", "ONNX Runtime Mobile"),
+                    ("tflite", "LiteRT"),
+                    ("pte", "ExecuTorch"),
+                    ("mlpackage.zip", "Core ML"),
+                )
+            },
             "golden.npz": ("made-up inputs and what the models give for them", "a function of the models"),
             "core.json": (
                 "what is done to an input before the student, in words and numbers",

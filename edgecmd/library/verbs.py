@@ -92,13 +92,14 @@ def audit(result: Federated, *, levels: Sequence[str] = ("static",)) -> Report:
     return Report(findings=tuple(found))
 
 
-def export(
+def export(  # noqa: PLR0913 - what a bundle is made of
     student: Distilled | nn.Module,
     folder: str | Path,
     *,
     task: Task | None = None,
     profiles: str | Sequence[str] = ("w8",),
     labelled: Labelled | None = None,
+    formats: str | Sequence[str] = (),
     calibration: str = "public",
     min_cosine: float | None = None,
     license: str = "unspecified",  # noqa: A002 - what the file calls it
@@ -111,6 +112,7 @@ def export(
         task: The task it was distilled on, for a student that does not remember it.
         profiles: ``w8``, ``fp32``, ``w4``, ``int8``, ``dyn8``, ``core``; the first becomes student.onnx.
         labelled: Examples to fit a linear head on, which the file then reveals; None for no head.
+        formats: Files for phones beside these: ``ort``, ``litert``, ``executorch``, ``coreml``.
         calibration: What int8 takes its ranges from: ``public`` or ``procedural`` images; never pairs.
         min_cosine: Smallest cosine allowed between torch and ONNX Runtime; None: the profile's own limit.
         license: Licence of the weights: an SPDX name, an expression of them, or LicenseRef-<a name of yours>.
@@ -121,8 +123,8 @@ def export(
     Raises:
         ExportError: The exported file does not reproduce the student, or a part of the student cannot be
             exported; nothing is left behind.
-        ConfigError: A profile or the licence is unknown, or the student was not distilled here and no task is
-            given.
+        ConfigError: A profile, a format or the licence is unknown, or the student was not distilled here and
+            no task is given.
     """
     from export.documents.provenance import provenance_of
     from export.from_task import export_student
@@ -132,6 +134,7 @@ def export(
         ("student", trained, nn.Module),
         ("labelled", labelled, Labelled | None),
         ("profiles", profiles, str | list | tuple),
+        ("formats", formats, str | list | tuple),
         ("min_cosine", min_cosine, Real | None),
         ("license", license, str),
     ):
@@ -148,6 +151,7 @@ def export(
         task=origin.task,
         examples=None if labelled is None else labelled.classes(),
         profiles=[profiles] if isinstance(profiles, str) else profiles,
+        formats=[formats] if isinstance(formats, str) else formats,
         calibration=calibration,
         min_cosine=min_cosine,
         license=license,

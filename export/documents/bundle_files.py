@@ -24,6 +24,7 @@ from export.documents.model_card import model_card
 from export.documents.provenance import Provenance
 from export.documents.requirements import OPSET, requirements
 from export.documents.sbom import bill_of_materials
+from export.formats.conversion import Converted
 from export.graph.folding import Folding
 from export.graph.frontends import FRONT_ENDS
 from export.graph.spec import EXAMPLES, FORMAT_VERSION, LINEAR, MASKS, ExportSpec
@@ -79,6 +80,7 @@ class Contents:
         calibration: What the calibration inputs were; empty where none were needed.
         provenance: Where the student comes from.
         folding: Where GroupNorm was folded away before, what that changed.
+        formats: Files for phones.
     """
 
     spec: ExportSpec
@@ -87,6 +89,7 @@ class Contents:
     calibration: str = ""
     provenance: Provenance = field(default_factory=Provenance)
     folding: Folding | None = None
+    formats: tuple[Converted, ...] = ()
 
 
 def write_contents(folder: Path, contents: Contents) -> None:
@@ -224,6 +227,7 @@ def report_record(folder: Path, contents: Contents) -> dict[str, Any]:
             }
             for name, built in contents.models.items()
         },
+        "formats": {one.file: one.record((folder / one.file).stat().st_size) for one in contents.formats},
         "files": {
             path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
             for path in sorted(folder.iterdir())

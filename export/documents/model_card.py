@@ -130,6 +130,7 @@ def model_card(report: Mapping[str, Any], provenance: Provenance) -> str:
         " `python infer.py . --check` tells whether this machine computes what the maker's did.",
         "## Files and profiles",
         *_profiles(report),
+        *_formats(report),
         "## Data",
         _table(("what", "value"), provenance.data.items()) if provenance.data else "Not recorded.",
         "## Method",
@@ -197,6 +198,32 @@ def _profiles(report: Mapping[str, Any]) -> Iterator[str]:
         f" {', '.join(first['input_sizes'])}: the least cosine of the embeddings, the share of inputs with"
         " the same first answer and the same likeliest class, and the task metric (in brackets: the"
         " student's)."
+    )
+
+
+def _formats(report: Mapping[str, Any]) -> Iterator[str]:
+    if not report.get("formats", {}):
+        return
+    yield "## Files for phones"
+    rows = []
+    for file, one in report.get("formats", {}).items():
+        parity = one["parity"] or {}
+        rows.append(
+            (
+                f"`{file}`",
+                one["title"],
+                one["profile"],
+                f"{one['bytes'] / 1000:.0f}",
+                f"{parity['min_cosine']:.5f}" if parity else one["state"],
+                f"{parity['metric_onnx']:.4f} ({parity['metric_torch']:.4f})" if parity else "-",
+                ", ".join(f"{name} {text}" for name, text in one["versions"].items()),
+            )
+        )
+    metric = next(iter(report["profiles"].values()))["parity"]["metric_name"]
+    yield _table(("file", "format", "made of", "kB", "cosine, least", metric, "versions"), rows)
+    yield (
+        "Each was run in its own engine on the maker's computer, on the same inputs and within the same"
+        " limits as the profile that it is made of; none was run on a phone."
     )
 
 

@@ -28,6 +28,10 @@ def bill_of_materials(report: Mapping[str, Any], provenance: Provenance) -> dict
         Equal bundles have equal bills: the serial number follows from the models, and there is no time.
     """
     models = [_model(name, one, report) for name, one in report["profiles"].items()]
+    models += [
+        _model(one["profile"], {"file": file, "summary": one["title"]}, report)
+        for file, one in report.get("formats", {}).items()
+    ]
     main = {**models[0], "bom-ref": "student", "name": provenance.name}
     main["modelCard"] = _model_card(report, provenance)
     digests = "".join(report["files"][one["file"]]["sha256"] for one in report["profiles"].values())

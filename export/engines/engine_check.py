@@ -3,12 +3,7 @@
 Shapes: N inputs, H height, W width.
 """
 
-import contextlib
-import json
 import math
-import os
-import signal
-import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -18,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from edgecmd.core.errors import ConfigError, ExportError, choose
-from edgecmd.core.text import one_line
 from export.device.properties import CORE
+from export.engines.engine_process import Answers, run_engine
 from export.engines.engine_table import CORE_FILE, ENGINES, REFERENCE, WHOLE, Engine, Found
 from export.graph.front_graph import SCALED
 from export.graph.frontends import FRONT_ENDS, at_uneven_sizes
@@ -31,7 +26,6 @@ from export.trust.raw_golden import read_raw_golden, seen_by_torch
 from export.trust.verify import ParityLimits
 
 EQUAL, WRONG, FAILED, MISSING = "equal", "wrong", "failed", "not installed"
-MAX_REASON = 200
 
 
 class EngineError(ExportError):
@@ -204,21 +198,6 @@ def _told(model: Path, card: Card, cases: Sequence[Case], *, timeout_s: float) -
         raise ExportError(f"ONNX Runtime does not run {model.name}: {answers.reason}.")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Answers:
-    """What one process gave.
-
-    Attributes:
-        version: Of the engine.
-        cases: For each case its outputs, or why there are none.
-        reason: Why there is nothing at all; empty where there is.
-    """
-
-    version: str = ""
-    cases: tuple[Mapping[str, np.ndarray] | str, ...] = ()
-    reason: str = ""
-
-
 def _try(
     name: str,
     bundle: Path,
@@ -231,14 +210,27 @@ def _try(
 ) -> Tried:
     engine = ENGINES[name]
     found = engine.find(bundle)
-    if found is None:
+    own = None if found is None else found.model_of(file, copy)
+    if found is None or (found.models and own is None):
         return Tried(engine=name, title=engine.title, file=file, verdict=MISSING, detail=engine.install)
-    model = found.model or copy / (MODEL if file == WHOLE else profile_file(CORE))
+    model = own or copy / (MODEL if file == WHOLE else profile_file(CORE))
     answers = _run(found, model, card, cases, timeout_s=timeout_s)
     return _judge(name, engine, file, cases, answers)
 
 
-def _judge(name: str, engine: Engine, file: str, cases: Sequence[Case], answers: _Answers) -> Tried:
+def _run(found: Found, model: Path, card: Card, cases: Sequence[Case], *, timeout_s: float) -> Answers:
+    """What an engine gives for the cases of a file."""
+    return run_engine(
+        found,
+        model,
+        [case.inputs for case in cases],
+        port=SCALED if card.core else FRONT_ENDS[card.front_end].input_name,
+        outputs=card.outputs,
+        timeout_s=timeout_s,
+    )
+
+
+def _judge(name: str, engine: Engine, file: str, cases: Sequence[Case], answers: Answers) -> Tried:
     """The verdict on what an engine gave."""
     failed = [answers.reason] if answers.reason else []
     wrong, largest = list[str](), None
@@ -274,78 +266,3 @@ def _gap(expected: np.ndarray, found: np.ndarray | None) -> float:
     if found is None or found.shape != expected.shape or not np.isfinite(found).all():
         return float("inf")
     return float(np.abs(found - expected.astype(np.float64)).max())
-
-
-def _run(found: Found, model: Path, card: Card, cases: Sequence[Case], *, timeout_s: float) -> _Answers:
-    """What an engine gives for each case, in a process of its own that may crash or hang."""
-    with tempfile.TemporaryDirectory(prefix="edgecmd-engine-") as name:
-        folder, headers = Path(name), []
-        for place, case in enumerate(cases):
-            path = folder / f"{place}.in"
-            case.inputs.astype(case.inputs.dtype.newbyteorder("<")).tofile(path)
-            headers.append(
-                {"file": str(path), "dtype": case.inputs.dtype.name, "shape": [*case.inputs.shape]}
-            )
-        job = {
-            **{"engine": "", "packages": "", "browser": ""},
-            **found.job,
-            "model": str(model),
-            "input": SCALED if card.core else FRONT_ENDS[card.front_end].input_name,
-            "outputs": list(card.outputs),
-            "cases": headers,
-            "folder": str(folder),
-        }
-        reason = _process([*found.command, json.dumps(job)], folder, timeout_s=timeout_s)
-        if reason:
-            return _Answers(reason=reason)
-        try:
-            told = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-            answers = tuple(_answer(one) for one in told["cases"])
-            if len(answers) != len(cases):
-                raise ValueError(f"{len(answers)} answers to {len(cases)} inputs")
-            return _Answers(version=one_line(str(told["version"])), cases=answers)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            return _Answers(
-                reason=f"it ended without an answer ({type(error).__name__}: {error})"[:MAX_REASON]
-            )
-
-
-def _answer(told: Mapping[str, Any]) -> Mapping[str, np.ndarray] | str:
-    if "reason" in told:
-        return one_line(str(told["reason"]))[:MAX_REASON]
-    return {name: np.array(values, dtype=np.float64) for name, values in told["outputs"].items()}
-
-
-def _process(command: Sequence[str], folder: Path, *, timeout_s: float) -> str:
-    """Why a process did not end well; empty where it did. Whatever it started is ended with it."""
-    kept = ("PATH", "HOME", "LD_LIBRARY_PATH", "SYSTEMROOT")
-    environment = {"OMP_NUM_THREADS": "1", **{key: os.environ[key] for key in kept if key in os.environ}}
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=log,
-            start_new_session=True,
-        )
-        try:
-            code: int | None = process.wait(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            code = None
-        finally:
-            _end(process)
-    if code is None:
-        return f"no answer within {timeout_s:g} seconds (--timeout)"
-    lines = (folder / "log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    if code < 0:
-        return f"it crashed with signal {-code} ({signal.Signals(-code).name})"
-    return "" if code == 0 else one_line(lines[-1] if lines else f"exit code {code}")[:MAX_REASON]
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End a process and all that it started."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()

@@ -12,6 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from edgecmd.core.errors import ExportError
+from export.device.properties import CORE
+from export.formats.format_table import FORMATS, ORT, has_packages, python_of
+from export.trust.listing import MODEL, profile_file
 from export.web.ortweb import SCRIPT, VARIABLE, WASM, cached_folder
 
 HERE = Path(__file__).parent
@@ -20,8 +23,6 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 WEBGPU_SCRIPT = "ort.webgpu.bundle.min.mjs"
 WHOLE, CORE_FILE = "whole", "core"
 REFERENCE = "onnxruntime"
-# Made from the core by another program, and laid beside the bundle's folder.
-LITERT_FILE = "student.core.tflite"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,12 +32,19 @@ class Found:
     Attributes:
         command: The program; the job comes behind, see `export.engines.engine_worker`.
         job: What of the job is the engine's own.
-        model: The file that it takes in place of the bundle's, or None.
+        models: The files that it takes in place of the bundle's ONNX ones, `WHOLE` and `CORE_FILE`; without
+            an entry it is not tried on that. Empty: it takes the bundle's.
     """
 
     command: tuple[str, ...]
     job: Mapping[str, str] = field(default_factory=dict)
-    model: Path | None = None
+    models: Mapping[str, Path] = field(default_factory=dict)
+
+    def model_of(self, file: str, copy: Path) -> Path | None:
+        """The file that it takes in place of ``file``; of what is in the bundle, that of our copy."""
+        path = self.models.get(file)
+        own = None if path is None else copy / path.name
+        return own if own is not None and own.is_file() else path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,8 +73,14 @@ def python_engine(module: str, *, name: str) -> Callable[[Path], Found | None]:
     return find
 
 
-def _python(job: Mapping[str, str], *, program: str = "engine_worker.py", model: Path | None = None) -> Found:
-    return Found(command=(sys.executable, "-I", str(HERE / program)), job=job, model=model)
+def _python(
+    job: Mapping[str, str],
+    *,
+    program: str = "engine_worker.py",
+    python: str = sys.executable,
+    models: Mapping[str, Path] | None = None,
+) -> Found:
+    return Found(command=(python, "-I", str(HERE / program)), job=job, models=models or {})
 
 
 def _old_onnxruntime(_: Path) -> Found | None:
@@ -106,11 +120,25 @@ def _browser(_: Path) -> Found | None:
     return _python({"packages": str(folder), "browser": browser}, program="engine_browser.py")
 
 
-def _litert(bundle: Path) -> Found | None:
-    model = bundle.resolve().parent / LITERT_FILE
-    if find_spec("ai_edge_litert") is None or not model.is_file():
-        return None
-    return _python({"engine": "litert"}, model=model)
+def _ort(bundle: Path) -> Found | None:
+    """ONNX Runtime on the files of its own format."""
+    names = {WHOLE: FORMATS[ORT].file(MODEL), CORE_FILE: FORMATS[ORT].file(profile_file(CORE))}
+    models = {file: bundle / name for file, name in names.items() if (bundle / name).is_file()}
+    return _python({"engine": "onnxruntime"}, models=models) if models else None
+
+
+def _phone_engine(name: str, *, beside: bool = False) -> Callable[[Path], Found | None]:
+    """An engine on the bundle's file of its format, else ``beside`` the bundle's folder."""
+
+    def find(bundle: Path) -> Found | None:
+        file = FORMATS[name].file(profile_file(CORE))
+        places = [bundle / file, *([bundle.resolve().parent / file] if beside else [])]
+        model = next((path for path in places if path.is_file()), None)
+        if model is None or not has_packages(name, runtime=True):
+            return None
+        return _python({"engine": name}, python=python_of(name), models={CORE_FILE: model})
+
+    return find
 
 
 ENGINES: dict[str, Engine] = {
@@ -144,8 +172,20 @@ ENGINES: dict[str, Engine] = {
     ),
     "litert": Engine(
         title="LiteRT",
-        install=f"pip install 'edgecmd[engines]', and convert the core to {LITERT_FILE} beside the bundle",
-        find=_litert,
+        install="pip install 'edgecmd[engines]', and edgecmd export --formats litert (or another converter's"
+        " student.core.tflite beside the bundle)",
+        find=_phone_engine("litert", beside=True),
         files=(CORE_FILE,),
+    ),
+    "executorch": Engine(
+        title="ExecuTorch, XNNPACK",
+        install="pip install 'edgecmd[executorch]', and edgecmd export --formats executorch",
+        find=_phone_engine("executorch"),
+        files=(CORE_FILE,),
+    ),
+    "ort": Engine(
+        title="ONNX Runtime, .ort",
+        install="edgecmd export --formats ort",
+        find=_ort,
     ),
 }

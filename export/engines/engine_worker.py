@@ -101,18 +101,41 @@ def load_litert(job: Job) -> tuple[str, Run]:
     engine.allocate_tensors()
     (port,) = engine.get_input_details()
 
+    names = [name for one in engine.get_signature_list().values() for name in one["outputs"]]
+    in_order = all(name == f"output_{place}" for place, name in enumerate(names))
+
     def run(inputs: np.ndarray) -> list[Any]:
         last = inputs.shape != tuple(port["shape"])
         engine.set_tensor(port["index"], inputs.transpose(0, 2, 3, 1).copy() if last else inputs)
         engine.invoke()
-        found = [engine.get_tensor(one["index"]) for one in engine.get_output_details()]
-        # Their names are lost; an embedding has the length 1.
-        found.sort(key=lambda one: abs(float(np.linalg.norm(one)) - 1.0))
-        return found
+        found = [(one["name"], engine.get_tensor(one["index"])) for one in engine.get_output_details()]
+        if names and in_order:
+            # litert-torch numbers them.
+            found.sort(key=lambda one: one[0])
+        else:
+            # Of another converter their names are lost; an embedding has the length 1.
+            found.sort(key=lambda one: abs(float(np.linalg.norm(one[1])) - 1.0))
+        return [values for _, values in found]
 
     from importlib.metadata import version
 
     return version("ai-edge-litert"), run
+
+
+def load_executorch(job: Job) -> tuple[str, Run]:
+    """ExecuTorch, whose programs take and give torch's tensors."""
+    import torch
+    from executorch.runtime import Runtime
+
+    torch.set_num_threads(1)
+    method = Runtime.get().load_program(job["model"]).load_method("forward")
+
+    def run(inputs: np.ndarray) -> list[Any]:
+        return [one.detach().numpy().copy() for one in method.execute([torch.from_numpy(inputs)])]
+
+    from importlib.metadata import version
+
+    return version("executorch"), run
 
 
 LOADERS = {
@@ -121,6 +144,7 @@ LOADERS = {
     "mnn": load_mnn,
     "tract": load_tract,
     "litert": load_litert,
+    "executorch": load_executorch,
 }
 
 

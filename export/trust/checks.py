@@ -12,6 +12,7 @@ from onnx import ModelProto
 from edgecmd.core.errors import EdgecmdError
 from export.device.assemble import program
 from export.documents.sign import refuse_other_files, verify_signature
+from export.formats.format_table import FORMATS, format_of, model_of
 from export.trust.contents import Card, check_contents, read_card
 from export.trust.errors import AGAIN, TrustError, content_of
 from export.trust.gate import GateLimits, gate_file
@@ -28,6 +29,7 @@ from export.trust.listing import (
     SUMS,
     check_sums,
     copy_bundle,
+    is_format,
     models_of,
 )
 from export.trust.raw_golden import read_raw_golden
@@ -41,6 +43,7 @@ CONTENT = {
     "checksums": SUMS,
     "signature": SIGNATURE,
     "program": PROGRAM,
+    "phone formats": "The bundle",
     "contents": "The bundle",
     "golden values": GOLDEN,
 }
@@ -177,6 +180,8 @@ def _steps(work: _Work) -> Iterator[tuple[str, Callable[[str], Check]]]:
     yield "program", lambda title: _program(work, title)
     for name in models_of(work.digests):
         yield f"structure of {name}", lambda title, name=name: _structure(work, name, title)  # type: ignore[misc]
+    if any(map(is_format, work.digests)):
+        yield "phone formats", lambda title: _formats(work, title)
     yield "contents", lambda title: _contents(work, title)
     yield "golden values", lambda title: _golden(work, title)
     for name in models_of(work.digests):
@@ -233,6 +238,21 @@ def _structure(work: _Work, name: str, title: str) -> Check:
     model = gate_file(work.copy / name, limits=work.limits)
     work.models[name], work.cards[name] = model, read_card(name, model)
     return _ok(title, f"opset {model.opset_import[0].version}, {len(model.graph.node)} allowed operators")
+
+
+def _formats(work: _Work, title: str) -> Check:
+    """Files of other engines: of the kind that their name says; nothing here looks further into them."""
+    names = sorted(filter(is_format, work.digests))
+    for name in names:
+        row = FORMATS[format_of(name) or ""]
+        start, begins = row.begins
+        with (work.copy / name).open("rb") as file:
+            if file.read(start + len(begins))[start:] != begins:
+                raise TrustError(f"{name} is not a file of {row.title}. {AGAIN}")
+        if model_of(name) not in work.digests:
+            raise TrustError(f"{name} is made of {model_of(name)}, which is not in the bundle. {AGAIN}")
+    told = f"{', '.join(names)}: as listed, and not run here; --engines runs them"
+    return Check(name=title, state=OK if work.pub is not None else WARNING, detail=told)
 
 
 def _contents(work: _Work, title: str) -> Check:

@@ -17,7 +17,7 @@ from export.graph.frontends import FRONT_ENDS
 from export.graph.spec import FORMAT_VERSION, WAVE, ExportSpec
 from export.trust.errors import AGAIN, TrustError, content_of
 from export.trust.gate import is_core
-from export.trust.listing import BOM, CARD, DEMO, LABELS, MODEL, REPORT, profile_of
+from export.trust.listing import BOM, CARD, DEMO, LABELS, MODEL, REPORT, is_format, profile_of
 
 LARGEST_SIZE, LARGEST_SCALE = 1 << 16, 1 << 20
 MOST_RATE_HZ = 1 << 20
@@ -366,6 +366,7 @@ def _check_report(copy: Path, digests: Mapping[str, str], cards: Sequence[Card])
     listed = {card.profile: card.file for card in cards}
     if not isinstance(found, dict) or listed != {name: _file(one) for name, one in found.items()}:
         raise TrustError(f"{REPORT} has profiles={found!r:.200}; the bundle has {listed}. {AGAIN}")
+    _check_formats(report, digests)
     files = report.get("files")
     if not isinstance(files, dict) or MODEL not in files:
         raise TrustError(f"{REPORT} does not list {MODEL} under files. {AGAIN}")
@@ -376,6 +377,13 @@ def _check_report(copy: Path, digests: Mapping[str, str], cards: Sequence[Card])
                 f"{REPORT} describes {name[:80]!r} as {entry!r:.200}, but it is"
                 f" {found or 'not in the bundle'}. {AGAIN}"
             )
+
+
+def _check_formats(report: Mapping[str, Any], digests: Mapping[str, str]) -> None:
+    """The files for phones are those that the report lists."""
+    formats, there = report.get("formats", {}), sorted(filter(is_format, digests))
+    if not isinstance(formats, dict) or sorted(formats) != there:
+        raise TrustError(f"{REPORT} has formats={formats!r:.200}; the bundle has the files {there}. {AGAIN}")
 
 
 def _file(entry: object) -> object:

@@ -3,6 +3,7 @@
 Shapes: N inputs, C channels, H height, W width of what the student sees.
 """
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,17 @@ class CoreStudent:
         self.front, self.core, self.whole = (
             _session(data) for data in (front.SerializeToString(), path.read_bytes(), whole)
         )
+
+    def with_core(self, path: Path) -> "CoreStudent":
+        """The same front end before another file of the core."""
+        other = copy.copy(self)
+        other.core = _session(str(path))
+        return other
+
+    def ports(self) -> list[dict[str, Any]]:
+        """Name and shape of its input, and of each output."""
+        ports = (*self.core.get_inputs(), *self.core.get_outputs())
+        return [{"name": one.name, "shape": [*one.shape]} for one in ports]
 
     def see(self, raw: np.ndarray) -> np.ndarray:
         """What the student sees of raw inputs, float32 (N, C, H, W); samples may be of 16 bits."""
@@ -79,7 +91,7 @@ def _run(session: Any, inputs: np.ndarray) -> list[np.ndarray]:  # noqa: ANN401 
     return list(session.run(None, {session.get_inputs()[0].name: samples}))
 
 
-def _session(model: bytes) -> Any:  # noqa: ANN401 - onnxruntime has no types
+def _session(model: bytes | str) -> Any:  # noqa: ANN401 - onnxruntime has no types
     onnxruntime = import_runtime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1

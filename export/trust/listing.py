@@ -29,6 +29,7 @@ CHUNK_BYTES = 1 << 20
 MAX_FILES = 64
 PROFILE_FILE = re.compile(r"student\.([a-z0-9]{1,16})\.onnx")
 RAW_FILE = re.compile(r"core\.[a-z]{1,16}\.[a-z]{1,16}\.raw")
+FORMAT_FILE = re.compile(r"student(\.[a-z0-9]{1,16})?\.(ort|tflite|pte|mlpackage\.zip)")
 SUM_LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9][A-Za-z0-9._-]*)")
 
 
@@ -77,8 +78,14 @@ def raw_file(case: str, name: str) -> str:
     return f"core.{case}.{name}.raw"
 
 
+def is_format(name: str) -> bool:
+    """Whether it is the name of a file for phones, see `export.formats`."""
+    return FORMAT_FILE.fullmatch(name) is not None
+
+
 def _is_known(name: str) -> bool:
-    return name in RULES or profile_of(name) is not None or RAW_FILE.fullmatch(name) is not None
+    known = name in RULES or profile_of(name) is not None or RAW_FILE.fullmatch(name) is not None
+    return known or is_format(name)
 
 
 def models_of(digests: Mapping[str, str]) -> list[str]:
@@ -128,7 +135,7 @@ def _unknown(name: str) -> str:
         return (
             f"The bundle has {name!r}, which may hold pickled code; weights come as ONNX or safetensors only."
         )
-    known = [*RULES, "student.<profile>.onnx", "core.<case>.<array>.raw"]
+    known = [*RULES, "student.<profile>.onnx", "core.<case>.<array>.raw", "student.<profile>.ort"]
     return f"The bundle has the unknown file {name!r}; move it away. {nearest(name, known)}"
 
 

@@ -137,9 +137,7 @@ def verify(
     if not len(images):
         raise ExportError("There is no held-out image for comparing torch and ONNX Runtime. Give at least 1.")
     device = DeviceStudent(path) if isinstance(path, Path) else path
-    few = images[:MAX_IMAGES_PER_BATCH_SIZE]
-    variants = FRONT_ENDS[reference.spec.front_end].variants(few, reference.spec)
-    variants = {name: inputs for name, inputs in variants.items() if takes(inputs)}
+    few, variants = images[:MAX_IMAGES_PER_BATCH_SIZE], variants_of(reference, images, takes=takes)
     sizes = sorted(batch_sizes)[: None if len(few) == len(images) else -1]
     figures = [
         _difference(device, inputs, run_torch(reference, inputs), batch_size=batch_size)
@@ -166,6 +164,15 @@ def verify(
         metric_torch=task.measure(expected),
         metric_onnx=task.measure(found),
     )
+
+
+def variants_of(
+    reference: Deployable, images: Targets, *, takes: Callable[[np.ndarray], bool] = lambda _: True
+) -> dict[str, np.ndarray]:
+    """The inputs that smaller batches are tried on, by their size, the student's own first."""
+    front_end, few = FRONT_ENDS[reference.spec.front_end], images[:MAX_IMAGES_PER_BATCH_SIZE]
+    variants = front_end.variants(few, reference.spec)
+    return {name: inputs for name, inputs in variants.items() if takes(inputs)}
 
 
 def _difference(device: Device, inputs: np.ndarray, expected: Prediction, *, batch_size: int) -> "Difference":
@@ -271,8 +278,16 @@ def cosines(expected: Embedding, found: Embedding) -> Float[np.ndarray, " kept"]
     return np.asarray(product / np.maximum(lengths, np.finfo(np.float64).tiny))
 
 
-def refuse_mismatch(report: ParityReport, limits: ParityLimits, *, profile: str = "fp32") -> None:
+def refuse_mismatch(
+    report: ParityReport, limits: ParityLimits, *, profile: str = "fp32", engine: str = "ONNX Runtime"
+) -> None:
     """Refuse figures beyond their limits.
+
+    Args:
+        report: The figures.
+        limits: How far the file may be from the student.
+        profile: What the file is called.
+        engine: What ran it.
 
     Raises:
         ParityError: The message names profile, figure and limit.
@@ -299,8 +314,8 @@ def refuse_mismatch(report: ParityReport, limits: ParityLimits, *, profile: str 
     allowed = max(limits.max_metric_gap, 1.0 / report.num_images)
     if not gap <= allowed + 1e-9:
         raise ParityError(
-            f"{report.metric_name} is {report.metric_torch:.4f} in torch but {report.metric_onnx:.4f} in ONNX"
-            f" Runtime with profile {profile}: the gap {gap:.4f} exceeds the limit {allowed:g}."
+            f"{report.metric_name} is {report.metric_torch:.4f} in torch but {report.metric_onnx:.4f} in"
+            f" {engine} with profile {profile}: the gap {gap:.4f} exceeds the limit {allowed:g}."
         )
 
 

@@ -42,6 +42,7 @@ OTHERS = {
     "edgecmd/cli/export.py": "a chart of a name that the user gives",
     "export/bench/subject.py": "a temporary folder",
     "export/engines/engine_browser.py": "an answer to its parent process, in a temporary folder",
+    "export/formats/format_worker.py": "an answer to its parent process, in a temporary folder",
     "export/engines/engine_worker.py": "an answer to its parent process, in a temporary folder",
     "edgecmd/experiments/gallery.py": "arrays into memory",
     "edgecmd/cli/setup.py": "settings to begin with",
@@ -267,6 +268,7 @@ def test_every_writer_states_the_flag_of_the_table() -> None:
         ("edgecmd/audits/risk/attacks.py", "write_artefact"),
         ("export/bundle.py", "write_artefact"),
         ("export/documents/bundle_files.py", "partial"),
+        ("export/formats/conversion.py", "write_artefact"),
         ("export/web/page.py", "write_artefact"),
         ("server/checkpoint.py", "declare"),
     ]

@@ -21,6 +21,7 @@ from export.engines.engine_check import (
     choose_engines,
     refuse_engines,
 )
+from export.engines.engine_process import run_process
 from export.engines.engine_table import ENGINES, OLD_ONNXRUNTIME, REFERENCE, Engine, Found
 from export.graph.frontends import at_uneven_sizes
 from tests.command_line import run
@@ -147,7 +148,7 @@ def test_an_engine_that_crashes_is_a_line_that_failed(cored, fake, program, word
 
 def test_an_engine_that_hangs_is_ended(tmp_path):
     command = [sys.executable, "-c", "import time; time.sleep(600)"]
-    told = engine_check._process(command, tmp_path, timeout_s=0.5)
+    told = run_process(command, tmp_path, timeout_s=0.5)
     assert told == "no answer within 0.5 seconds (--timeout)"
 
 
@@ -168,7 +169,7 @@ def test_what_an_engine_leaves_running_is_ended_with_it(tmp_path):
         "pathlib.Path(sys.argv[1]).write_text(str(child.pid))\n"
     )
     told = tmp_path / "pid"
-    assert engine_check._process([sys.executable, str(program), str(told)], tmp_path, timeout_s=60.0) == ""
+    assert run_process([sys.executable, str(program), str(told)], tmp_path, timeout_s=60.0) == ""
     stat, deadline = Path(f"/proc/{told.read_text()}/stat"), time.monotonic() + 60
     while alive(stat) and time.monotonic() < deadline:
         time.sleep(0.05)
