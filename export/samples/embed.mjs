@@ -11,7 +11,7 @@
 // is a module too. Exit codes: 0 all well; 2 a file cannot be used; 6 a golden value differs.
 // Checked: run in Node against the golden files and the Python of edgecmd (tests/export/test_samples.py).
 import { createHash } from "node:crypto";
-import { readdirSync, readFileSync, realpathSync, renameSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, realpathSync, renameSync, writeFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { basename, join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
@@ -348,7 +348,7 @@ export function readClasses(path, dim, digest) {
 
 const OPTIONS = ["--classes", "--remove", "--calibrate", "--false-accepts", "--save"];
 
-async function main([folder, picture, ...words]) {
+async function answer([folder, picture, ...words]) {
   if (!folder) throw new Refused("Give a bundle: embed.mjs BUNDLE [picture.pgm [CLASS=example.pgm ...]]");
   const record = readRecord(folder), student = await openStudent(folder, record);
   for (const line of await check(folder, record, student)) console.log(line);
@@ -388,10 +388,18 @@ async function main([folder, picture, ...words]) {
   console.log(`${picture}: ${best[0]?.[2] === false ? "none of the classes; nearest " : ""}${told || first}`);
 }
 
-if (process.argv[1] && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) {
-  main(process.argv.slice(2)).then(() => process.exit(0), (error) => {
+/** Runs the program; its exit code. */
+export async function main(words) {
+  try {
+    await answer(words);
+    return 0;
+  } catch (error) {
     const known = error instanceof Refused;
     console.error(`error: ${known ? error.message : `this is no bundle that this sample reads (${firstLine(error)}).`}`);
-    process.exit(known ? error.exitCode : 2);
-  });
+    return known ? error.exitCode : 2;
+  }
+}
+
+if (existsSync(process.argv[1] ?? "") && realpathSync(process.argv[1]) === fileURLToPath(import.meta.url)) {
+  main(process.argv.slice(2)).then((code) => process.exit(code));
 }

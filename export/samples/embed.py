@@ -110,7 +110,9 @@ def check(folder: Path, record: Mapping[str, Any], student: Student) -> None:
         rows, known = range(len(arrays["scaled"])), front["name"] == "image"
         seen = [see(arrays["image"][row], front["numbers"]) for row in rows] if known else arrays["scaled"]
         given = [student(one) for one in arrays["scaled"]]
-        told = f"differs by {_gap(seen, arrays['scaled']):.3g}" if known else f"({front['name']}) is not checked"
+        told = (
+            f"differs by {_gap(seen, arrays['scaled']):.3g}" if known else f"({front['name']}) is not checked"
+        )
         gaps = [_gap([one[name] for one in given], arrays[name]) for name in student.names]
         print(f"{case['name']}: preprocessing {told}, student by {max(gaps):.3g}")
         if not (_gap(seen, arrays["scaled"]) <= allowed["scaled"] and max(gaps) <= allowed["outputs"]):
