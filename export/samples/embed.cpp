@@ -124,7 +124,7 @@ class JsonReader {
         code = 0x10000 + ((code - 0xD800) << 10) + ((hex() - 0xDC00) & 0x3FF);
       }
       const int more = code < 0x80 ? 0 : code < 0x800 ? 1 : code < 0x10000 ? 2 : 3;
-      made += char(more == 0 ? code : (0xF00 >> more & 0xFF) | code >> 6 * more);
+      made += char(more == 0 ? code : (0xFF00 >> (more + 1) & 0xFF) | code >> 6 * more);
       for (int part = more - 1; part >= 0; part--) made += char(0x80 | (code >> 6 * part & 0x3F));
     }
     if (at >= text.size()) fail();

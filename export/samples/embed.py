@@ -129,13 +129,13 @@ def _gap(found: Sequence[np.ndarray] | np.ndarray, expected: np.ndarray) -> floa
 def read_picture(path: Path, channels: int) -> np.ndarray:
     """A picture file, (height, width, channels); what is transparent becomes white."""
     try:
-        picture = Image.open(path)
-        if picture.mode[0] in "IF":
-            raise ValueError("it has more than 8 bits")
-        whole = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
-        mode = {1: "L", 3: "RGB"}[channels]
-        grey = picture.convert("L") if picture.mode in ("1", "L") else whole.convert(mode)
-        return np.asarray(grey.convert(mode)).reshape(picture.height, picture.width, channels)
+        with Image.open(path) as picture:
+            if picture.mode[0] in "IF":
+                raise ValueError("it has more than 8 bits")
+            white, mode = Image.new("RGBA", picture.size, "white"), {1: "L", 3: "RGB"}[channels]
+            plain = picture.mode in ("1", "L", "RGB")
+            whole = picture if plain else Image.alpha_composite(white, picture.convert("RGBA"))
+            return np.asarray(whole.convert(mode)).reshape(picture.height, picture.width, channels)
     except (OSError, ValueError, KeyError, SyntaxError, Image.DecompressionBombError) as error:
         raise RefusedError(f"{path} cannot be read as a picture ({error}).") from error
 
