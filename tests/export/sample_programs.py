@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -61,45 +61,64 @@ def run_python(calls: Sequence[Sequence[object]]) -> list[Said]:
     return said
 
 
+# One process for all calls: to start the runtime costs most.
 CALLS = """
+import { createInterface } from "node:readline";
 const { main } = await import(process.argv[1]);
-const said = [];
-for (const words of JSON.parse(process.argv[2])) {
-  const out = [], err = [];
-  console.log = (line) => out.push(`${line}\\n`);
-  console.error = (line) => err.push(`${line}\\n`);
-  said.push([await main(words), out.join(""), err.join("")]);
+for await (const line of createInterface({ input: process.stdin })) {
+  const said = [];
+  for (const words of JSON.parse(line)) {
+    const out = [], err = [];
+    console.log = (text) => out.push(`${text}\\n`);
+    console.error = (text) => err.push(`${text}\\n`);
+    said.push([await main(words), out.join(""), err.join("")]);
+  }
+  process.stdout.write(`${JSON.stringify(said)}\\n`);
 }
-process.stdout.write(JSON.stringify(said));
-process.exit(0);
 """
+
+
+def _node(ort_web: Path) -> tuple[list[str], dict[str, str]]:
+    """The command that takes a module's text and its words, and what it finds around it."""
+    program = shutil.which("node")
+    if program is None:
+        pytest.skip("Node is not installed")
+    return [program, "--input-type=module", "-e"], {**os.environ, "EDGECMD_ORT_WEB": str(ort_web)}
 
 
 def node(script: str, *words: object, ort_web: Path) -> str:
     """What a module of Node prints; its words are process.argv[1] and on."""
-    program = shutil.which("node")
-    if program is None:
-        pytest.skip("Node is not installed")
-    done = subprocess.run(
-        [program, "--input-type=module", "-e", script, *map(str, words)],
-        env={**os.environ, "EDGECMD_ORT_WEB": str(ort_web)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command, environment = _node(ort_web)
+    given = [*command, script, *map(str, words)]
+    done = subprocess.run(given, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def node_program(ort_web: Path) -> Program:
-    """The JavaScript sample, all calls in one process."""
+@contextlib.contextmanager
+def node_program(ort_web: Path) -> Iterator[Program]:
+    """The JavaScript sample, all calls in one process that ends with the block."""
+    command, environment = _node(ort_web)
+    sample = (SAMPLES / "embed.mjs").as_uri()
+    with subprocess.Popen(
+        [*command, CALLS, sample],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+    ) as process:
+        to, answers = process.stdin, process.stdout
+        assert to is not None
+        assert answers is not None
 
-    def run(calls: Sequence[Sequence[object]]) -> list[Said]:
-        words = json.dumps([[str(word) for word in call] for call in calls])
-        told = node(CALLS, (SAMPLES / "embed.mjs").as_uri(), words, ort_web=ort_web)
-        return [Said(*one) for one in json.loads(told)]
+        def run(calls: Sequence[Sequence[object]]) -> list[Said]:
+            to.write(json.dumps([[str(word) for word in call] for call in calls]) + "\n")
+            to.flush()
+            return [Said(*one) for one in json.loads(answers.readline())]
 
-    return run
+        yield run
+        to.close()
 
 
 def processes(command: Sequence[str], environment: dict[str, str]) -> Program:

@@ -41,15 +41,19 @@ def cpp(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def in_node(ort_web):
+    with node_program(ort_web) as run:
+        yield run
+
+
+@pytest.fixture(scope="module")
 def program(request):
     """How to run the sample of a language; skipped where nothing here runs it."""
 
     def get(language):
         if language == "python":
             return run_python
-        if language == "cpp":
-            return request.getfixturevalue("cpp").run
-        return node_program(request.getfixturevalue("ort_web"))
+        return request.getfixturevalue("cpp").run if language == "cpp" else request.getfixturevalue("in_node")
 
     return get
 
