@@ -77,8 +77,10 @@ def export(
     from edgecmd.config.assemble import Assembly
     from export.documents.sign import sign_bundle
     from export.from_run import export_run
+    from export.profiles.core import SAMPLES
     from export.targets.asked_for import files_of
     from export.targets.fitting import fits_of, refuse_unfit
+    from export.trust.listing import CORE_SPEC
     from export.web.page import add_page
 
     one_thread()
@@ -97,6 +99,8 @@ def export(
     settings, run = replace(config.export, **changes), Assembly().run(config)
     runtime, targets = check_extras(web=web, ort_web=ort_web, key=sign), target_names(target)
     say(f"Bundle: {bundle} ({export_run(run, bundle, settings=settings)})")
+    if (bundle / CORE_SPEC).is_file():
+        say(f"Samples that read its core, in C++, JavaScript, Kotlin, Swift and Python: {SAMPLES}")
     if web is not None and runtime is not None:
         say(f"Page: {add_page(run, bundle, beside=folder, mode=web, runtime=runtime)}")
     if sign is not None:

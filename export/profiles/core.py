@@ -11,6 +11,7 @@ Shapes: C channels, H height, W width of what the student sees, D embedding dime
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -22,6 +23,8 @@ from export.graph import front_wave
 from export.graph.deployable import EPSILON
 from export.graph.front_graph import PREFIX, SCALED, FrontSettings, front_graph
 
+# Programs in other languages that read a bundle with a core; they ship with edgecmd.
+SAMPLES = Path(__file__).resolve().parents[1] / "samples"
 # Engines fail at these, or compute something else without a word.
 FORBIDDEN = ("Resize", "Shape", "Mod", "ReduceL2", "ReduceMax")
 # Names of nodes before the student's first layer: those of a recording make its log-mel image.

@@ -139,3 +139,69 @@ def test_wrong_words_are_named(
     assert "Profile dyn8 is for transformers" in capsys.readouterr().err
     assert run(monkeypatch, "export", folder, "--prototypes", tmp_path / "missing") == 4
     assert "is not a folder" in capsys.readouterr().err
+
+
+ALL_TARGETS = "cortex-m7,phone,browser,pi"
+
+
+def verdicts(text: str) -> list[str]:
+    """The sentences about targets that a command printed."""
+    names = tuple(f"{name}, " for name in ALL_TARGETS.split(","))
+    return [line for line in text.splitlines() if line.startswith(names)]
+
+
+def test_export_tells_of_each_target_what_fits_tells(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["export", folder, "--out", tmp_path / "b", "--profiles", "w8,int8,core", "--target", ALL_TARGETS]
+    assert run(monkeypatch, *words) == 0
+    exported = capsys.readouterr().out
+    told = verdicts(exported)
+    assert sorted(line.split(":")[0] for line in told) == sorted(
+        f"{target}, {profile}" for profile in ("w8", "int8", "core") for target in ALL_TARGETS.split(",")
+    )
+    assert all(": fits: " in line for line in told)
+    assert run(monkeypatch, "fits", tmp_path / "b", "--target", ALL_TARGETS) == 0
+    assert verdicts(capsys.readouterr().out) == told
+    assert run(monkeypatch, "fits", tmp_path / "b", "--json") == 0
+    targets = json.loads(capsys.readouterr().out)[str(tmp_path / "b")]["w8"]["targets"]
+    report = json.loads((tmp_path / "b" / "report.json").read_text())
+    assert report["profiles"]["w8"]["targets"] == targets
+    # A bundle with a core says where the programs that read it are.
+    (samples,) = [line for line in exported.splitlines() if line.startswith("Samples that read its core")]
+    assert (Path(samples.split(": ", 1)[1]) / "embed.cpp").is_file()
+
+
+def test_a_target_that_takes_no_profile_ends_with_code_6_and_the_bundle_is_there(
+    tiny_files: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from shapes import shapes_config
+
+    config = shapes_config(*tiny_files, tmp_path)
+    (tmp_path / "gn.toml").write_text(to_toml(config), encoding="utf-8")
+    gn = ["--set", "student.architecture=gn-50k"]
+    assert run(monkeypatch, "simulate", "--config", tmp_path / "gn.toml", *gn) == 0
+    capsys.readouterr()
+    bundle = tmp_path / config.name / "export"
+    assert run(monkeypatch, "export", bundle.parent, "--target", "pi,cortex-m7") == 6
+    exported = capsys.readouterr()
+    assert (bundle / "student.onnx").is_file()
+    assert run(monkeypatch, "fits", bundle, "--target", "pi,cortex-m7") == 6
+    found = capsys.readouterr()
+    assert verdicts(found.out) == verdicts(exported.out) != []
+    assert found.err == exported.err
+    assert "No profile fits cortex-m7: w8 has no operator InstanceNormalization" in found.err
+    assert run(monkeypatch, "fits", bundle, "--target", "pi") == 0
+
+
+def test_an_unknown_target_is_named_before_anything_is_written(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (["export", folder, "--out", tmp_path / "b"], ["fits", "ws-50k"]):
+        assert run(monkeypatch, *command, "--target", "pi,cortex-m8") == 2
+        assert "--target='cortex-m8' is unknown" in (said := capsys.readouterr().err)
+        assert "Did you mean 'cortex-m7'" in said
+    assert list(tmp_path.iterdir()) == []
