@@ -25,6 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 from export.profiles.core import SAMPLES
 
 ORT_INCLUDE = "EDGECMD_ORT_INCLUDE"
+NO_ENGINE = f"no headers of an engine: pip install openvino, or name ONNX Runtime's in {ORT_INCLUDE}"
 SIDE, DIM, LABELS = 6, 5, ("cup", "caf\u00e9", "box")
 
 
@@ -40,9 +41,9 @@ class Said(NamedTuple):
 Program = Callable[[Sequence[Sequence[object]]], list[Said]]
 
 
-def python_sample() -> ModuleType:
-    """The Python sample as a module."""
-    spec = importlib.util.spec_from_file_location("sample_embed", SAMPLES / "embed.py")
+def python_sample(name: str) -> ModuleType:
+    """A Python sample as a module."""
+    spec = importlib.util.spec_from_file_location(f"sample_{Path(name).stem}", SAMPLES / name)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -50,9 +51,9 @@ def python_sample() -> ModuleType:
     return module
 
 
-def run_python(calls: Sequence[Sequence[object]]) -> list[Said]:
-    """The Python sample, within this process."""
-    main, said = python_sample().main, []
+def run_python(calls: Sequence[Sequence[object]], *, name: str = "embed.py") -> list[Said]:
+    """A Python sample, within this process."""
+    main, said = python_sample(name).main, []
     for words in calls:
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -64,7 +65,7 @@ def run_python(calls: Sequence[Sequence[object]]) -> list[Said]:
 # One process for all calls: to start the runtime costs most.
 CALLS = """
 import { createInterface } from "node:readline";
-const { main } = await import(process.argv[1]);
+const { main } = await import(process.argv.splice(1)[0]); // as a module: it is not the program that is run
 for await (const line of createInterface({ input: process.stdin })) {
   const said = [];
   for (const words of JSON.parse(line)) {
@@ -96,10 +97,10 @@ def node(script: str, *words: object, ort_web: Path) -> str:
 
 
 @contextlib.contextmanager
-def node_program(ort_web: Path) -> Iterator[Program]:
-    """The JavaScript sample, all calls in one process that ends with the block."""
+def node_program(ort_web: Path, *, name: str = "embed.mjs") -> Iterator[Program]:
+    """A JavaScript sample, all calls in one process that ends with the block."""
     command, environment = _node(ort_web)
-    sample = (SAMPLES / "embed.mjs").as_uri()
+    sample = (SAMPLES / name).as_uri()
     with subprocess.Popen(
         [*command, CALLS, sample],
         env=environment,
@@ -136,14 +137,14 @@ def processes(command: Sequence[str], environment: dict[str, str]) -> Program:
 
 
 class Compiled(NamedTuple):
-    """The C++ sample, and the engine that it was compiled with; empty for none."""
+    """A C++ sample, and the engine that it was compiled with; empty for none."""
 
     engine: str
     run: Program
 
 
-def compiled(folder: Path) -> Compiled:
-    """Compile the C++ sample: with ONNX Runtime's headers if they are named, else OpenVINO's, else without.
+def compiled(folder: Path, *, name: str = "embed.cpp") -> Compiled:
+    """Compile a C++ sample: with ONNX Runtime's headers if they are named, else OpenVINO's, else without.
 
     Its shared library is that of the Python package in both cases.
     """
@@ -156,18 +157,20 @@ def compiled(folder: Path) -> Compiled:
             "onnxruntime",
             (Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*"),
         )
-        for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
-            (folder / name).symlink_to(library)
+        for link in ("libonnxruntime.so", "libonnxruntime.so.1"):
+            (folder / link).symlink_to(library)
         words = ["-isystem", os.environ[ORT_INCLUDE], f"-L{folder}", "-lonnxruntime", f"-Wl,-rpath,{folder}"]
     elif (found := importlib.util.find_spec("openvino")) is not None and found.origin is not None:
         engine, root = "openvino", Path(found.origin).parent
         (library,) = (root / "libs").glob("libopenvino.so.*")
         words = ["-isystem", str(root / "include"), str(library), f"-Wl,-rpath,{root / 'libs'}"]
+    elif name != "embed.cpp":
+        pytest.skip(NO_ENGINE)
     strict = ["-std=c++17", "-O0", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]
-    command = [compiler, *strict, str(SAMPLES / "embed.cpp"), "-o", str(folder / "embed"), *words]
+    command = [compiler, *strict, str(SAMPLES / name), "-o", str(folder / "program"), *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return Compiled(engine, processes([str(folder / "embed")], dict(os.environ)))
+    return Compiled(engine, processes([str(folder / "program")], dict(os.environ)))
 
 
 def model(channels: int) -> tuple[bytes, Callable[[np.ndarray], dict[str, np.ndarray]]]:

@@ -11,6 +11,7 @@ import plain_front
 import pytest
 from sample_programs import (
     LABELS,
+    NO_ENGINE,
     SAMPLES,
     compiled,
     made_up_bundle,
@@ -64,9 +65,7 @@ def needs_engine(request):
 
     def check(language):
         if language == "cpp" and not request.getfixturevalue("cpp").engine:
-            pytest.skip(
-                "no headers of an engine: pip install openvino, or name ONNX Runtime's in EDGECMD_ORT_INCLUDE"
-            )
+            pytest.skip(NO_ENGINE)
 
     return check
 
@@ -78,6 +77,12 @@ def test_a_real_bundle_agrees_with_its_golden_files(program, cored, language):
     gaps = GAPS.findall(said.out)
     assert [name for name, *_ in gaps] == ["own", "uneven"]
     assert all(float(seen) <= 1e-5 and float(student or 0) <= 1e-5 for _, seen, student in gaps)
+
+
+def test_the_short_sample_reads_a_real_bundle(cored):
+    (said,) = run_python([[cored("ws-50k")]], name="short/student.py")
+    assert (said.code, said.err) == (0, "")
+    assert re.match(r"differs by \S+, allowed 0.0001\nnearest class ", said.out), said
 
 
 SIZES = {
