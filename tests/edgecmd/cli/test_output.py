@@ -47,7 +47,7 @@ def prints(tree: ast.AST) -> list[int]:
 
 # Programs of their own process, and the handing over of streams.
 APART = {
-    "export/device/infer.py": "runs on a device, without edgecmd",
+    "export/device/printing.py": "runs on a device, without edgecmd",
     "export/trust/worker.py": "answers its parent process by its error stream",
     "export/engines/engine_browser.py": "answers its parent process by its error stream",
     "edgecmd/cli/app.py": "puts the streams back that click replaced",
