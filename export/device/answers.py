@@ -6,7 +6,7 @@ but what becomes a part of it too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from export.device.student import Prediction, Student
 
 NUM_TOP_CLASSES = 3
 NUM_FIRST_VALUES = 4
+Compute = Callable[[np.ndarray], Prediction]
 
 
 class Wanted(NamedTuple):
@@ -39,7 +40,7 @@ class Wanted(NamedTuple):
     top: int = NUM_TOP_CLASSES
 
 
-def predicted(student: Student, group: Sequence[Given | Failed]) -> list[tuple[Given, Prediction] | Failed]:
+def predicted(student: Compute, group: Sequence[Given | Failed]) -> list[tuple[Given, Prediction] | Failed]:
     """Each with its prediction, rows of (1, ...): those of one shape are computed together.
 
     Guarantees:
@@ -59,7 +60,7 @@ def predicted(student: Student, group: Sequence[Given | Failed]) -> list[tuple[G
     return [found[place] for place in range(len(group))]
 
 
-def _together(student: Student, alike: Sequence[Given]) -> list[tuple[Given, Prediction] | Failed]:
+def _together(student: Compute, alike: Sequence[Given]) -> list[tuple[Given, Prediction] | Failed]:
     if len(alike) == 1:
         return [_alone(student, alike[0])]
     try:
@@ -74,7 +75,7 @@ def _together(student: Student, alike: Sequence[Given]) -> list[tuple[Given, Pre
     ]
 
 
-def _alone(student: Student, one: Given) -> tuple[Given, Prediction] | Failed:
+def _alone(student: Compute, one: Given) -> tuple[Given, Prediction] | Failed:
     try:
         return one, student(one.reading.values[None])
     except MemoryError:
@@ -86,24 +87,28 @@ def _alone(student: Student, one: Given) -> tuple[Given, Prediction] | Failed:
 def answer(
     student: Student, given: Given, prediction: Prediction, wanted: Wanted
 ) -> tuple[dict[str, Any], str]:
-    """What the student says of one input: a record for a program, and a line for a person."""
+    """What the student says of one input: a record for a program, and a line for a person.
+
+    In the record all but the embedding, float32 (D,), may go into JSON as it is.
+    """
     values, side = given.reading.values, student.image_size
     embedding = prediction.embedding[0]
     own = values.ndim == 1 or student.preprocess.get("resize") == "none" or values.shape[:2] == (side, side)
     record: dict[str, Any] = {"file": sayable(given.name), "resized": not own}
     record.update({} if given.frame is None else {"frame": given.frame})
-    text = f"norm {np.linalg.norm(embedding):.4f}, first values "
-    text += " ".join(f"{value:+.4f}" for value in embedding[:NUM_FIRST_VALUES])
     if student.dense and prediction.scores is not None:
         text = _masked(student, prediction.scores[0], given, record, wanted)
     elif prediction.scores is not None:
         text = _ranked(student, prediction.scores[0], record, every=wanted.scores)
+    else:
+        text = f"norm {np.linalg.norm(embedding):.4f}, first values "
+        text += " ".join(f"{value:+.4f}" for value in embedding[:NUM_FIRST_VALUES])
     text = _near(student, embedding, record, text)
     if wanted.gallery is not None:
         found = search(wanted.gallery, embedding, top=wanted.top)
         record["similar"] = [{"name": sayable(one), "cosine": cosine} for one, cosine in found]
         text += "; similar: " + ", ".join(f"{printable(one)} {cosine:.3f}" for one, cosine in found)
-    record["embedding"] = embedding.tolist()
+    record["embedding"] = embedding
     if own:
         return record, text
     height, width = (size * given.reading.shrunk for size in values.shape[:2])

@@ -186,7 +186,7 @@ class Printer:
         self.sink.line(f"{printable(record['file']):<{self.width}}  {text}")
 
     def _json(self, record: Mapping[str, Any], _: str) -> None:
-        self.sink.line(json.dumps(record))
+        self.sink.line(json.dumps({**record, "embedding": record["embedding"].tolist()}))
 
     def _csv(self, record: Mapping[str, Any], _: str) -> None:
         cells = cells_of(record, self.student)
@@ -195,7 +195,7 @@ class Printer:
         self.sink.line(_row([*cells.values()]))
 
     def _keep(self, record: Mapping[str, Any], _: str) -> None:
-        self._rows.append((record["file"], np.array(record["embedding"], np.float32)))
+        self._rows.append((record["file"], record["embedding"]))
 
 
 def cells_of(record: Mapping[str, Any], student: Student) -> dict[str, object]:

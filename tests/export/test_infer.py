@@ -477,7 +477,7 @@ class TestOutput:
         )
         other = tmp_path / "other.png"
         other.write_bytes(png.read_bytes())
-        assert main([str(model), str(png), str(other), str(png), "--json"]) == 4
+        assert main([str(model), str(png), str(other), str(png), "--json", "--batch", "1"]) == 4
         out, err = capsys.readouterr()
         assert [json.loads(line)["file"] for line in out.splitlines()] == [str(png), str(png)]
         assert err.startswith(f"error: {other}: An input of shape (1, 32, 32, 1) cannot be computed: [ONNX")

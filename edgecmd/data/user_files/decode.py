@@ -12,6 +12,7 @@ import ast
 import contextlib
 import math
 import os
+import stat
 import struct
 import warnings
 import zipfile
@@ -57,6 +58,8 @@ class DecodeError(ValueError):
 
 def printable(text: str) -> str:
     r"""``text`` with all that a terminal would obey or hide as escapes: ``\x1b``, ``\u202e``, ``\udcff``."""
+    if text.isprintable():
+        return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
@@ -76,23 +79,17 @@ def decoding() -> Iterator[None]:
     Put calls of libraries into the block and nothing else: a fault of our own code is no fault of a file.
     """
     try:
-        with _unwarned():
+        if warnings.filters[:1] == [ALL_IGNORED]:
+            # Filters belong to all threads, so what is quiet already is left alone.
+            yield
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
     except DecodeError:
         raise
     except Exception as error:
         raise DecodeError(reason_of(error)) from error
-
-
-@contextlib.contextmanager
-def _unwarned() -> Iterator[None]:
-    """Without warnings; nothing is done where none is shown already, since filters belong to all threads."""
-    if warnings.filters[:1] == [ALL_IGNORED]:
-        yield
-        return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def plain_size(path: Path) -> int:
@@ -101,9 +98,10 @@ def plain_size(path: Path) -> int:
     Raises:
         DecodeError: It is missing, a folder, or a pipe, which would be waited for.
     """
-    with decoding():
-        if path.is_file():
-            return path.stat().st_size
+    with decoding(), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        found = path.stat()
+        if stat.S_ISREG(found.st_mode):
+            return found.st_size
     raise DecodeError("it is missing or no plain file")
 
 
