@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from io import BufferedIOBase
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -122,7 +123,7 @@ def stdin_task(student: Student, *, draft: bool = False) -> Task:
     return Task(partial(tried, STDIN, read))
 
 
-def standard_input() -> IO[bytes]:
+def standard_input() -> IO[bytes] | BufferedIOBase:
     """The standard input as bytes.
 
     Raises:
@@ -186,7 +187,7 @@ def raw_tasks(path: str, form: RawForm) -> Iterator[Task]:
         yield Task(partial(Failed, path, why))
 
 
-def _frames_of(stream: IO[bytes], path: str, form: RawForm) -> Iterator[Task]:
+def _frames_of(stream: IO[bytes] | BufferedIOBase, path: str, form: RawForm) -> Iterator[Task]:
     size, num = int(np.prod(form.shape)) * np.dtype(form.dtype).itemsize, 0
     while True:
         data = stream.read(size)

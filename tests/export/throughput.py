@@ -1,7 +1,7 @@
-"""Files a second of infer.py against a loop by hand, in turns: python -m tests.export.throughput BUNDLE FOLDER
+"""Speed of infer.py against a loop by hand: python -m tests.export.throughput BUNDLE FOLDER [options].
 
-The loop opens each file with Pillow, makes an array, runs the session and prints the class, one at a time. What
-follows the folder are options of infer.py. Opening the model is in neither; listing the folder is in both.
+In turns in one process. The loop opens each file with Pillow, makes an array, runs the session and prints
+the class, one at a time. Opening the model is in neither; listing the folder is in both.
 """
 
 import contextlib
