@@ -21,7 +21,6 @@ from export.device.student import Prediction, Student
 
 NUM_TOP_CLASSES = 3
 NUM_FIRST_VALUES = 4
-Compute = Callable[[np.ndarray], Prediction]
 
 
 class Wanted(NamedTuple):
@@ -40,7 +39,9 @@ class Wanted(NamedTuple):
     top: int = NUM_TOP_CLASSES
 
 
-def predicted(student: Compute, group: Sequence[Given | Failed]) -> list[tuple[Given, Prediction] | Failed]:
+def predicted(
+    student: Callable[[np.ndarray], Prediction], group: Sequence[Given | Failed]
+) -> list[tuple[Given, Prediction] | Failed]:
     """Each with its prediction, rows of (1, ...): those of one shape are computed together.
 
     Guarantees:
@@ -60,7 +61,9 @@ def predicted(student: Compute, group: Sequence[Given | Failed]) -> list[tuple[G
     return [found[place] for place in range(len(group))]
 
 
-def _together(student: Compute, alike: Sequence[Given]) -> list[tuple[Given, Prediction] | Failed]:
+def _together(
+    student: Callable[[np.ndarray], Prediction], alike: Sequence[Given]
+) -> list[tuple[Given, Prediction] | Failed]:
     if len(alike) == 1:
         return [_alone(student, alike[0])]
     try:
@@ -75,7 +78,7 @@ def _together(student: Compute, alike: Sequence[Given]) -> list[tuple[Given, Pre
     ]
 
 
-def _alone(student: Compute, one: Given) -> tuple[Given, Prediction] | Failed:
+def _alone(student: Callable[[np.ndarray], Prediction], one: Given) -> tuple[Given, Prediction] | Failed:
     try:
         return one, student(one.reading.values[None])
     except MemoryError:
