@@ -19,8 +19,7 @@ from export.device.masks import mask_of, shares, write_mask
 from export.device.reading import InferError, out_of_memory
 from export.device.student import Prediction, Student
 
-NUM_TOP_CLASSES = 3
-NUM_FIRST_VALUES = 4
+NUM_TOP_CLASSES, NUM_FIRST_VALUES = 3, 4
 
 
 class Wanted(NamedTuple):
