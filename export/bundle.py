@@ -18,8 +18,8 @@ from edgecmd.core.machine import explain
 from edgecmd.core.text import counted
 from edgecmd.data.pairs import Targets
 from export.device.classes import Prototypes
-from export.device.infer import Student as DeviceStudent
 from export.device.reading import InferError
+from export.device.student import Student as DeviceStudent
 from export.documents.bundle_files import Built, Contents, refuse_alike, write_contents
 from export.documents.provenance import Provenance
 from export.formats.conversion import Converted, Source, Subject, convert_all

@@ -13,8 +13,8 @@ from edgecmd.arguments import refuse_other
 from edgecmd.core.errors import ExportError
 from edgecmd.core.files import named_path
 from edgecmd.data.modalities.row import Stored
-from export.device.infer import Student as DeviceStudent
 from export.device.reading import InferError
+from export.device.student import Student as DeviceStudent
 from export.trust.checks import verify_bundle
 
 

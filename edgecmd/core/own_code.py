@@ -133,10 +133,8 @@ def _parameters(factory: Factory) -> dict[str, bool]:
 def _imported(setting: str, text: str, *, is_file: bool) -> tuple[object, object]:
     """The module that ``text`` names and what it has of that name, or None."""
     module_name, _, name = text.rpartition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        # Last, so that a file of the working folder never stands in for an installed module.
-        sys.path.append(here)
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)  # last, so that none of its files stands in for an installed module
     try:
         module = _import_file(Path(module_name)) if is_file else importlib.import_module(module_name)
         return module, getattr(module, name, None)

@@ -84,8 +84,8 @@ def exported_embedder(path: Path) -> Embed:
     Raises:
         ExportError: It is not a file that edgecmd exported.
     """
-    from export.device.infer import Student
     from export.device.reading import InferError
+    from export.device.student import Student
     from export.trust.gate import gate_file
 
     gate_file(path)

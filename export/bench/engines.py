@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from edgecmd.core.errors import ExportError
-from export.device.infer import Prediction
-from export.device.infer import Student as DeviceStudent
+from export.device.student import Prediction
+from export.device.student import Student as DeviceStudent
 from export.graph.deployable import Deployable
 from export.graph.fold_standardised import fold
 

@@ -27,7 +27,7 @@ from export.bench.engines import (
 )
 from export.bench.footprint import Footprint
 from export.bench.timing import BLOCK, Timed, Timing, interleaved
-from export.device.infer import Prediction
+from export.device.student import Prediction
 from export.graph.deployable import Deployable
 from export.graph.frontends import at_uneven_sizes
 from export.profiles.advice import ARM, WASM, X86, Advice, Candidate, advise, ratios, this_target

@@ -18,8 +18,8 @@ from edgecmd.settings import ExportConfig
 from export.bench.footprint import Footprint, device_command, footprints, torch_command
 from export.bench.measure import Subject
 from export.device.assemble import program
-from export.device.infer import Student as DeviceStudent
 from export.device.reading import InferError
+from export.device.student import Student as DeviceStudent
 from export.from_run import STUDENT, prepare
 from export.graph.deployable import Deployable, rebuild
 from export.graph.fold_standardised import fold

@@ -17,6 +17,10 @@ MODULES = (
     (PACKAGE, "own_classes.py"),
     (PACKAGE, "masks.py"),
     (PACKAGE, "runtime.py"),
+    (PACKAGE, "student.py"),
+    (PACKAGE, "intake.py"),
+    (PACKAGE, "answers.py"),
+    (PACKAGE, "printing.py"),
     (PACKAGE, "infer.py"),
 )
 OWN = (PACKAGE, "edgecmd.data.user_files.decode")

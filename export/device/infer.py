@@ -5,6 +5,10 @@ Python 3.8, numpy 1.21 and ONNX Runtime 1.14, or newer.
 As a script::
 
     python infer.py BUNDLE-OR-MODEL picture-or-folder [more ...] [--json] [--scores] [--profile int8]
+    python infer.py BUNDLE - < picture.png                      # a file from the standard input
+    ffmpeg -i in.mp4 -f rawvideo -pix_fmt gray - | python infer.py BUNDLE - --raw 640x480 --format jsonl
+    python infer.py BUNDLE pictures/ --batch 32 --readers 2 --format csv --output answers.csv
+    python infer.py BUNDLE pictures/ --format npy > embeddings.npy  # fields: file, embedding
     python infer.py BUNDLE pictures/ --prototypes my-classes/   # classes by example, without training
     python infer.py BUNDLE --prototypes my-classes/ --calibrate others/ --save-prototypes mine.npz
     python infer.py BUNDLE pictures/ --prototypes mine.npz --join   # beside the trained classes
@@ -26,389 +30,63 @@ As a module::
 
 Exit codes: 0 all well; 1 Pillow is missing, it or onnxruntime is too old, or the output cannot be written;
 2 wrong usage; 4 a file is missing, no picture, or cannot be computed, or a folder has none; 6 the model is
-damaged or was not made by edgecmd, or --check failed; 141 the output was closed. A file that fails does not
-stop the others; the code is that of the last failure.
+damaged or was not made by edgecmd, or --check failed; 130 interrupted; 141 the output was closed. A file that
+fails does not stop the others, nor does one that the engine cannot compute; the code is that of the last
+failure.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import copy
 import json
-import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
-from edgecmd.data.user_files.decode import DecodeError, npz_arrays, picture_frames, printable, reason_of
-from export.device.classes import (
-    SCALE,
-    Gallery,
-    Prototypes,
-    from_examples,
-    joined_scores,
-    nearest,
-    prototype_scores,
-    search,
-    threshold_of,
+from edgecmd.data.user_files.decode import printable, reason_of
+from export.device.answers import Wanted, answer, predicted, sayable
+from export.device.classes import Gallery
+from export.device.intake import (
+    STDIN,
+    Failed,
+    Task,
+    file_task,
+    groups,
+    loaded,
+    raw_form,
+    raw_tasks,
+    stdin_task,
 )
-from export.device.masks import mask_of, shares, write_mask
-from export.device.own_classes import Embedder, add_class_options, asked_classes, read_part, told
-from export.device.properties import MASK, read_properties
-from export.device.reading import (
-    FILE,
-    FOLDER,
-    InferError,
-    inputs_in,
-    kind_of,
-    out_of_memory,
+from export.device.own_classes import add_class_options, asked_classes, told
+from export.device.printing import (
+    CSV,
+    FORMATS,
+    JSONL,
+    NPY,
+    TEXT,
+    OutputError,
+    Printer,
+    Sink,
+    complain,
+    say,
+    tell,
+    without_output,
 )
-from export.device.runtime import NO_MEMORY, open_session
-from export.device.saved_embeddings import (
-    MAX_NPZ_BYTES,
-    digest_of,
-    load_gallery,
-    save_gallery,
-    save_prototypes,
-)
-from export.device.sensors import refuse_rate
+from export.device.reading import FOLDER, InferError, inputs_in, kind_of
+from export.device.saved_embeddings import load_gallery, save_gallery, save_prototypes
+from export.device.student import Student, check, embedder_of
 
 if sys.version_info < (3, 8):  # noqa: UP036 - a device's Python is older than edgecmd's
     sys.exit("error: infer.py needs Python 3.8 or newer: ONNX Runtime 1.14, which it needs, has none older.")
 
-NUM_TOP_CLASSES = 3
-NUM_FIRST_VALUES = 4
-CLOSED = 141
-
-
-class Prediction(NamedTuple):
-    """Outputs for a batch: unit embeddings (batch, dim), and class probabilities (batch, classes) or None.
-
-    Of a dense student, scores are logits (batch, classes, height, width).
-    """
-
-    embedding: np.ndarray
-    scores: np.ndarray | None
-
-
-class Student:
-    """An exported student.
-
-    Args:
-        path: A bundle folder or an .onnx file. It is opened by path, never from bytes.
-        profile: Which file of the bundle, such as ``int8``; by default student.onnx.
-        num_threads: Threads of one inference; 1 is best for a small student.
-
-    Attributes:
-        path: The .onnx file.
-        profile: How it stores its weights and computes.
-        image_size: Side in pixels that the graph resizes every picture to.
-        channels: Channels of the input.
-        embedding_dim: Dimension of the embedding.
-        classes: Names of the classes; empty without.
-        preprocess: What the graph does with the bytes.
-        sensor: What it takes: pictures, depth maps or recordings.
-        rate_hz: Of recordings, samples a second; None for others.
-        dense: Whether it tells a class for each pixel.
-        prototypes: Classes by example, which `with_prototypes` gave it; None without.
-
-    Raises:
-        InferError: The file is missing, damaged, or was not made by edgecmd.
-    """
-
-    def __init__(self, path: str | Path, *, profile: str | None = None, num_threads: int = 1) -> None:
-        self.path = _find(Path(path), profile)
-        self.session = open_session(self.path, num_threads=num_threads)
-        properties = self.session.get_modelmeta().custom_metadata_map
-        inputs, outputs = self.session.get_inputs(), self.session.get_outputs()
-        found = read_properties(self.path, properties, inputs=inputs, outputs=outputs)
-        self.profile, self.image_size, self.channels = found.profile, found.image_size, found.channels
-        self.embedding_dim, self.classes = found.embedding_dim, found.classes
-        self.preprocess, self.sensor, self.rate_hz = found.preprocess, found.sensor, found.rate_hz
-        if profile not in (None, self.profile):
-            raise InferError(f"{self.path} has profile={self.profile}, not {profile}.", exit_code=2)
-        self.outputs = [one.name for one in outputs]
-        self.dense = MASK in self.outputs
-        self.prototypes: Prototypes | None = None
-        self._joined = False
-
-    def __call__(self, inputs: np.ndarray, *, rate_hz: int | float | None = None) -> Prediction:
-        """Embed pictures (batch, height, width, channels), depth maps or recordings (batch, samples).
-
-        Args:
-            inputs: Of any size; the graph resizes them as the training data was. At least 1.
-            rate_hz: Of recordings; give it, and another than the model's is refused.
-
-        Raises:
-            InferError: The array has another type, shape or rate, onnxruntime cannot compute it, or the
-                result is not finite.
-        """
-        if rate_hz is not None and self.rate_hz is not None:
-            refuse_rate(rate_hz, rate_hz=self.rate_hz, what="The recording")
-        given = self.sensor.check(np.asarray(inputs), channels=self.channels, preprocess=self.preprocess)
-        try:
-            feed = {self.sensor.input_name: np.ascontiguousarray(given)}
-            outputs = self.session.run(self.outputs, feed)
-        except Exception as error:  # onnxruntime raises a dozen types of its own without a common base
-            short = isinstance(error, MemoryError) or NO_MEMORY.search(str(error))
-            why = "it needs more memory than there is. Make it smaller." if short else reason_of(error)
-            raise InferError(
-                f"An input of shape {given.shape} cannot be computed: {why}", exit_code=4
-            ) from error
-        if not all(np.isfinite(one).all() for one in outputs):
-            raise InferError(
-                f"The model gives numbers that are not finite for an input of shape {given.shape}. It is"
-                " damaged, or this machine does not compute it: try --check.",
-                exit_code=4,
-            )
-        if self.prototypes is not None and self._joined:
-            return Prediction(outputs[0], joined_scores(outputs[0], outputs[1], self.prototypes))
-        if self.prototypes is not None:
-            return Prediction(outputs[0], prototype_scores(outputs[0], self.prototypes))
-        return Prediction(outputs[0], outputs[1] if len(self.outputs) > 1 else None)
-
-    def read(self, path: Path) -> np.ndarray:
-        """One input from a file: a picture, a depth map, or a WAV of the model's rate."""
-        return self.sensor.read(path, channels=self.channels, preprocess=self.preprocess)
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of its file, which saved classes and galleries name."""
-        return digest_of(self.path)
-
-    def with_prototypes(self, prototypes: Prototypes, *, join: bool = False) -> Student:
-        """The same student with other classes; no new export is needed.
-
-        Args:
-            prototypes: At least one class, of this student's dimension.
-            join: Beside the trained classes (`joined_scores`), and not in place of them.
-
-        Raises:
-            InferError: The prototypes have another dimension, or none; or they cannot be joined.
-        """
-        names, shape = prototypes.names, prototypes.vectors.shape
-        if not names or shape != (len(names), self.embedding_dim):
-            raise InferError(
-                f"The prototypes have {len(names)} names and shape={shape}; allowed is"
-                f" (K, {self.embedding_dim}) with K names, K >= 1.",
-                exit_code=4,
-            )
-        if join:
-            self._refuse_join(prototypes)
-        other = copy.copy(self)
-        other.prototypes, other._joined, other.dense = prototypes, join, False
-        other.classes = (*self.classes, *names) if join else tuple(names)
-        other.outputs = self.outputs if join else ["embedding"]
-        return other
-
-    def _refuse_join(self, prototypes: Prototypes) -> None:
-        if self.prototypes is not None or self.dense or len(self.outputs) < 2:
-            raise InferError(
-                f"{self.path} has no trained classes of whole inputs here, so none can be joined.",
-                exit_code=2,
-            )
-        same = [name for name in prototypes.names if name in self.classes]
-        if same:
-            raise InferError(
-                f"The class {same[0]!r} is one of the trained classes too. Give yours another name.",
-                exit_code=2,
-            )
-        threshold_of(prototypes)
-
-
-def _find(path: Path, profile: str | None) -> Path:
-    """The file that was meant: of a bundle student.onnx, or the one of ``profile``."""
-    is_folder = kind_of(path) == FOLDER
-    folder = path if is_folder else path.parent
-    if profile is not None and kind_of(folder / f"student.{profile}.onnx") == FILE:
-        return folder / f"student.{profile}.onnx"
-    found = path / "student.onnx" if is_folder else path
-    if kind_of(found) != FILE:
-        raise InferError(f"{found} is missing or not a file. Give a bundle or its student.onnx.", exit_code=4)
-    return found
-
-
-def make_prototypes(
-    student: Student, examples: Mapping[str, Iterable[np.ndarray]], *, scale: float = SCALE
-) -> Prototypes:
-    """Mean unit embedding of the pictures (height, width, channels) of each class."""
-    rows = {name: [student(one[None]).embedding[0] for one in few] for name, few in examples.items()}
-    return from_examples(rows, dim=student.embedding_dim, scale=scale)
-
-
-def _embedded(student: Student, path: Path) -> np.ndarray:
-    """Embedding (dim,) of a file."""
-    return np.asarray(_predicted(student, path, student.read(path)).embedding[0])
-
-
-def _predicted(student: Student, path: Path, given: np.ndarray) -> Prediction:
-    """What the student says of ``given``, which was read from ``path``; an error names the file."""
-    try:
-        return student(given[None])
-    except MemoryError as error:
-        raise out_of_memory(path) from error
-    except InferError as error:
-        raise InferError(f"{path}: {error}", exit_code=error.exit_code) from error
-
-
-def embedder_of(student: Student) -> Embedder:
-    """What reads and embeds files of examples."""
-    sensor = student.sensor
-    return Embedder(
-        lambda path: _embedded(student, path),
-        sensor.suffixes,
-        sensor.noun,
-        student.embedding_dim,
-        student.digest,
-    )
-
-
-def read_prototypes(path: Path, student: Student) -> Prototypes:
-    """Classes of an .npz (`load_prototypes`), or of a folder as `example_files` reads it."""
-    return read_part(path, embedder_of(student))[0]
-
-
-def check(student: Student) -> float:
-    """Run the bundle's golden inputs and compare with what they gave where the bundle was made.
-
-    Returns:
-        The largest difference.
-
-    Raises:
-        InferError: golden.npz is missing or broken, or a difference exceeds its tolerance.
-    """
-    worst = 0.0
-    try:
-        golden = npz_arrays(student.path.with_name("golden.npz"), most_bytes=MAX_NPZ_BYTES)
-        tolerance = float(golden[f"tolerance/{student.profile}"])
-        for size in ("", "/resized"):
-            found = _golden(student, golden[f"{student.sensor.input_name}{size}"])
-            for name, output in zip(student.outputs, found):
-                gap = np.abs(output - golden[f"{name}/{student.profile}{size}"]).max()
-                worst = max(worst, float(gap) if np.isfinite(gap) else float("inf"))
-    except InferError:
-        raise
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise InferError(
-            f"golden.npz beside {student.path} cannot be used: {reason_of(error)}", exit_code=6
-        ) from error
-    if not worst <= tolerance:
-        raise InferError(
-            f"{student.path} differs from its golden values by {worst:.3g}; allowed is {tolerance:g}."
-            + " This processor computes another model: use profile w8 or fp32." * (student.profile == "int8"),
-            exit_code=6,
-        )
-    return worst
-
-
-def _golden(student: Student, given: np.ndarray) -> Prediction:
-    try:
-        return student(given)
-    except InferError as error:
-        raise InferError(
-            f"{student.path} cannot compute the inputs of golden.npz: {error}", exit_code=6
-        ) from error
-
-
-def answer(
-    student: Student,
-    name: Path,
-    *,
-    scores: bool,
-    masks: Path | None = None,
-    gallery: Gallery | None = None,
-    top: int = NUM_TOP_CLASSES,
-) -> tuple[dict[str, object], str]:
-    """What the student says of one file: a record for JSON, and a line for a person.
-
-    Args:
-        student: The model.
-        name: The file.
-        scores: Tell every class.
-        masks: Folder for ``<name>.mask.png``; of a dense student alone.
-        gallery: Saved embeddings, of which the ``top`` nearest are told.
-        top: How many.
-    """
-    given = student.read(name)
-    prediction = _predicted(student, name, given)
-    embedding, side = prediction.embedding[0], student.image_size
-    own = given.ndim == 1 or student.preprocess.get("resize") == "none" or given.shape[:2] == (side, side)
-    record: dict[str, object] = {"file": _sayable(str(name)), "resized": not own}
-    text = f"norm {np.linalg.norm(embedding):.4f}, first values "
-    text += " ".join(f"{value:+.4f}" for value in embedding[:NUM_FIRST_VALUES])
-    if student.dense and prediction.scores is not None:
-        mask = mask_of(prediction.scores[0])
-        told = shares(mask, student.classes)
-        record["pixels"] = {_sayable(one): value for one, value in told}
-        text = ", ".join(
-            f"{printable(one)} {value:.1%}" for one, value in told[: None if scores else NUM_TOP_CLASSES]
-        )
-        if masks is not None:
-            write_mask(masks / f"{name.stem}.mask.png", mask)
-            record["mask"] = _sayable(str(masks / f"{name.stem}.mask.png"))
-    elif prediction.scores is not None:
-        every = dict(zip(student.classes, prediction.scores[0].tolist()))
-        ranked = sorted(every.items(), key=lambda pair: -pair[1])
-        likeliest = ranked[:NUM_TOP_CLASSES]
-        record["top"] = [{"class": _sayable(one), "probability": value} for one, value in likeliest]
-        record.update({"scores": {_sayable(one): every[one] for one in every}} if scores else {})
-        shown = ranked if scores else ranked[:NUM_TOP_CLASSES]
-        text = ", ".join(f"{printable(one)} {value:.1%}" for one, value in shown)
-    text = _near(student, embedding, record, text)
-    if gallery is not None:
-        found = search(gallery, embedding, top=top)
-        record["similar"] = [{"name": _sayable(one), "cosine": cosine} for one, cosine in found]
-        text += "; similar: " + ", ".join(f"{printable(one)} {cosine:.3f}" for one, cosine in found)
-    record["embedding"] = embedding.tolist()
-    return record, text if own else f"{text} (resized from {given.shape[1]}x{given.shape[0]})"
-
-
-def _near(student: Student, embedding: np.ndarray, record: dict[str, object], text: str) -> str:
-    """Put the nearest class by example into the record; the text, or that it is none of the classes."""
-    if student.prototypes is None:
-        return text
-    name, cosine, accepted = nearest(embedding[None], student.prototypes)[0]
-    record["nearest"] = {"class": _sayable(name), "cosine": cosine, "accepted": accepted}
-    if accepted is not False or len(student.classes) > len(student.prototypes.names):
-        return text
-    return f"none of the classes (nearest: {printable(name)}, cosine {cosine:.3f})"
-
-
-def _sayable(name: str) -> str:
-    """``name`` as JSON may hold it: bytes of a file name that are no text become escapes."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-class OutputError(Exception):
-    """The output takes no more; the error of the system is its cause."""
-
-
-def _say(text: str) -> None:
-    """Print, also where the terminal cannot show every letter of a name, and where there is no output."""
-    if sys.stdout is None:
-        return
-    encoding = sys.stdout.encoding or "utf-8"
-    shown = text.encode(encoding, "backslashreplace").decode(encoding)
-    try:
-        print(shown, flush=True)
-    except (OSError, ValueError) as error:
-        raise OutputError from error
-
-
-def _tell(text: str) -> None:
-    """Print for a person beside the output. Nobody need listen there."""
-    if sys.stderr is not None:
-        with contextlib.suppress(OSError, ValueError):
-            print(printable(text).encode("ascii", "backslashreplace").decode(), file=sys.stderr, flush=True)
-
-
-def _complain(error: InferError) -> int:
-    _tell(f"error: {error}")
-    return error.exit_code
+INTERRUPTED = 130
+# Small inputs together take half the time a piece; more gain little and take more memory.
+FILES_TOGETHER = 8
+RAW_WIDTH = len("-#000000")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -423,9 +101,27 @@ def _arguments(argv: Sequence[str] | None, *, prog: str) -> argparse.Namespace:
     parser = _Parser(prog=prog, description="Embed or classify pictures with an exported edgecmd student.")
     parser.add_argument("model", type=Path, help="a bundle folder or a student.onnx")
     parser.add_argument(
-        "images", nargs="*", type=Path, help="picture files of the target modality, or folders"
+        "images", nargs="*", help="files of the target modality, folders with such, or - (standard input)"
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object a line, with the full embedding")
+    parser.add_argument("--format", choices=FORMATS, default=TEXT, help="form of the answers; default text")
+    parser.add_argument(
+        "--json", dest="format", action="store_const", const=JSONL, help="short for --format jsonl"
+    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write answers there when all are there")
+    parser.add_argument("--raw", metavar="FORM", help="inputs are frames without header: 640x480, 640x480x3")
+    parser.add_argument(
+        "--batch",
+        type=int,
+        metavar="N",
+        help=f"inputs computed together; default {FILES_TOGETHER} files, 1 frame",
+    )
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="threads of one inference")
+    parser.add_argument(
+        "--readers", type=int, default=0, metavar="N", help="threads that read files ahead; default none"
+    )
+    parser.add_argument(
+        "--draft", action="store_true", help="decode large JPEG files smaller: faster, not equal"
+    )
     parser.add_argument("--scores", action="store_true", help="every class, not only the likeliest")
     parser.add_argument("--profile", help="file of the bundle: fp32, w8, int8, ...; default student.onnx")
     parser.add_argument(
@@ -438,50 +134,90 @@ def _arguments(argv: Sequence[str] | None, *, prog: str) -> argparse.Namespace:
     made = (arguments.check, arguments.save_prototypes, arguments.calibrate, arguments.classes)
     if not arguments.images and not any(made):
         parser.error("give at least one image or folder, or --check")
+    if arguments.batch is None:
+        arguments.batch = 1 if arguments.raw else FILES_TOGETHER
+    for name, least in (("batch", 1), ("threads", 1), ("readers", 0)):
+        if not least <= getattr(arguments, name) <= 1024:
+            parser.error(f"--{name} {getattr(arguments, name)} is not from {least} to 1024")
+    if arguments.images.count(STDIN) > 1:
+        parser.error("- is given twice, and the standard input is read once")
     return arguments
 
 
 def _prepare(arguments: argparse.Namespace) -> Student:
     """The student that was asked for, with its classes."""
-    student = Student(arguments.model, profile=arguments.profile)
+    student = Student(arguments.model, profile=arguments.profile, num_threads=arguments.threads)
     if arguments.check:
         gap = check(student)
-        record = json.dumps({"golden_difference": gap})
-        _say(record if arguments.json else f"golden values: largest difference {gap:.2g}")
+        record = {"golden_difference": gap}
+        _report(arguments, record, f"golden values: largest difference {gap:.2g}")
     student = _with_classes(arguments, student)
     if arguments.scores and not student.classes:
         raise InferError(f"{student.path} has no classes, so there are no --scores.", exit_code=2)
     if arguments.masks is not None and not student.dense:
         raise InferError(f"{student.path} tells no class for each pixel, so no --masks.", exit_code=2)
+    if arguments.draft and (student.dense or student.sensor.input_name != "image" or arguments.raw):
+        raise InferError(
+            "--draft is for JPEG files of a student that resizes them, and not for this.", exit_code=2
+        )
     return student
+
+
+def _report(arguments: argparse.Namespace, record: dict[str, Any], text: str) -> None:
+    """Tell what is no answer, where it does not get into a table of answers."""
+    if arguments.format in (CSV, NPY):
+        tell(text)
+    else:
+        say(json.dumps(record) if arguments.format == JSONL else text)
 
 
 def _with_classes(arguments: argparse.Namespace, student: Student) -> Student:
     """The student with the classes by example that were asked for, which are told and saved."""
     embedder = embedder_of(student)
-    classes = asked_classes(arguments, embedder, tell=_tell)
+    classes = asked_classes(arguments, embedder, tell=tell)
     if classes is None:
         return student
     other = student.with_prototypes(classes, join=arguments.join)
     if arguments.classes or arguments.calibrate is not None:
-        record, text = told(classes, say=_sayable)
-        _say(json.dumps(record) if arguments.json else text)
+        _report(arguments, *told(classes, say=sayable))
     if arguments.save_prototypes is not None:
         save_prototypes(arguments.save_prototypes, classes, model=embedder.model)
     return other
 
 
-def _files(paths: Sequence[Path], student: Student) -> tuple[list[Path], int]:
-    """Files that were given or lie in folders that were; and the code of the last folder that has none."""
-    files: list[Path] = []
+def _files(names: Sequence[str], student: Student) -> tuple[list[Path | None], int]:
+    """Files that were given or lie in folders that were; and the code of the last folder that has none.
+
+    The standard input is None.
+    """
+    files: list[Path | None] = []
     suffixes, noun, exit_code = student.sensor.suffixes, student.sensor.noun, 0
-    for path in paths:
+    for path in (None if name == STDIN else Path(name) for name in names):
         try:
-            is_folder = kind_of(path) == FOLDER
-            files += inputs_in(path, suffixes=suffixes, noun=noun, tell=_tell) if is_folder else [path]
+            is_folder = path is not None and kind_of(path) == FOLDER
+            found = inputs_in(path, suffixes=suffixes, noun=noun, tell=tell) if path and is_folder else [path]
+            files += found
         except InferError as error:
-            exit_code = _complain(error)
+            exit_code = complain(error)
     return files, exit_code
+
+
+def _tasks(arguments: argparse.Namespace, student: Student) -> tuple[Iterable[Task], int, int]:
+    """What reads the inputs, letters of the longest name, and the code of the last folder without any."""
+    if arguments.raw is not None:
+        form = raw_form(arguments.raw, student)
+        width = max([0, *(len(printable(name)) for name in arguments.images)]) + RAW_WIDTH - len(STDIN)
+        return (task for name in arguments.images for task in raw_tasks(name, form)), width, 0
+    files, exit_code = _files(arguments.images, student)
+    _refuse_same_masks(arguments.masks, [one for one in files if one is not None])
+    width = max([0, *(len(printable(str(one or STDIN))) for one in files)])
+    tasks = (
+        stdin_task(student, draft=arguments.draft)
+        if one is None
+        else file_task(student, one, draft=arguments.draft)
+        for one in files
+    )
+    return tasks, width, exit_code
 
 
 def _refuse_same_masks(masks: Path | None, files: Sequence[Path]) -> None:
@@ -496,45 +232,48 @@ def _refuse_same_masks(masks: Path | None, files: Sequence[Path]) -> None:
             )
 
 
-def _tell_frames(name: Path, student: Student) -> None:
-    """A note where a file has more pictures than the first, which is used."""
-    if student.sensor.input_name == "wave" or name.suffix.lower() in (".npy", ".pgm", ".ppm", ".pnm"):
-        return
-    with contextlib.suppress(DecodeError):
-        num = picture_frames(name)
-        if num > 1:
-            _tell(f"note: {name} has {num} frames; the first is used.")
-
-
-def _answer_all(arguments: argparse.Namespace, student: Student, files: Sequence[Path]) -> int:
-    """Answer every file; the code of the last failure, or 0."""
-    shown = [printable(str(name)) for name in files]
-    width, exit_code = max(map(len, ["file", *shown])), 0
+def _answer_all(arguments: argparse.Namespace, student: Student) -> int:
+    """Answer every input; the code of the last failure, or 0."""
     gallery = None
     if arguments.gallery is not None:
         gallery = load_gallery(arguments.gallery, dim=student.embedding_dim, model=student.digest)
-    words = {"scores": arguments.scores, "masks": arguments.masks, "gallery": gallery, "top": arguments.top}
-    kept: dict[str, Any] = {}
-    if files and not arguments.json:
-        _say(f"{'file':<{width}}  {'classes' if student.classes else 'embedding'}")
-    for name, plain in zip(files, shown):
-        try:
-            record, text = answer(student, name, **words)
-            line = json.dumps(record) if arguments.json else f"{plain:<{width}}  {text}"
-            _tell_frames(name, student)
-        except InferError as error:
-            exit_code = _complain(error)
-        except MemoryError:
-            exit_code = _complain(out_of_memory(name))
-        except OSError as error:
-            exit_code = _complain(InferError(f"{name} cannot be read: {reason_of(error)}.", exit_code=4))
-        else:
-            kept[_sayable(str(name))] = record["embedding"]
-            _say(line)
+    wanted = Wanted(arguments.scores, arguments.masks, gallery, arguments.top)
+    tasks, width, before = _tasks(arguments, student)
+    sink = Sink(arguments.output)
+    try:
+        printer = Printer(sink, form=arguments.format, student=student, width=width)
+        exit_code, kept = _tell_all(arguments, student, tasks, wanted, printer)
+        printer.end()
+    finally:
+        sink.drop()
     if arguments.save_gallery is not None:
         rows = np.array([*kept.values()], dtype=np.float32)
         save_gallery(arguments.save_gallery, Gallery(tuple(kept), rows), model=student.digest)
-    return exit_code
+    return exit_code or before
+
+
+def _tell_all(
+    arguments: argparse.Namespace, student: Student, tasks: Iterable[Task], wanted: Wanted, printer: Printer
+) -> tuple[int, dict[str, Any]]:
+    """The code of the last failure, and the embeddings by name if a gallery is to be saved."""
+    exit_code, kept = 0, {}
+    for group in groups(loaded(tasks, readers=arguments.readers), num=arguments.batch):
+        for found in predicted(student, group):
+            if isinstance(found, Failed):
+                exit_code = complain(found.error)
+                continue
+            given, prediction = found
+            if given.reading.frames > 1:
+                tell(f"note: {given.name} has {given.reading.frames} frames; the first is used.")
+            try:
+                record, text = answer(student, given, prediction, wanted)
+            except InferError as error:
+                exit_code = complain(error)
+                continue
+            if arguments.save_gallery is not None:
+                kept[record["file"]] = record["embedding"]
+            printer.answer(record, text)
+    return exit_code, kept
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "infer.py") -> int:
@@ -549,30 +288,26 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "infer.py") -> int:
     """
     try:
         arguments = _arguments(argv, prog=prog)
-        student = _prepare(arguments)
-        files, before = _files(arguments.images, student)
-        _refuse_same_masks(arguments.masks, files)
-        return _answer_all(arguments, student, files) or before
+        # Libraries warn of odd files; what is odd comes as an error. Filters belong to all threads.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return _answer_all(arguments, _prepare(arguments)) if arguments.images else _only(arguments)
     except InferError as error:
-        return _complain(error)
+        return complain(error)
     except OutputError as error:
-        return _without_output(error.__cause__)
+        return without_output(error.__cause__)
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except MemoryError:
-        return _complain(InferError("The model needs more memory than there is.", exit_code=4))
+        return complain(InferError("The model needs more memory than there is.", exit_code=4))
     except OSError as error:
-        return _complain(InferError(f"The model cannot be used: {reason_of(error)}.", exit_code=4))
+        return complain(InferError(f"The model cannot be used: {reason_of(error)}.", exit_code=4))
 
 
-def _without_output(error: BaseException | None) -> int:
-    """End where nothing more can be printed: quietly where the reader has gone."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        # What is left in the buffer would fail once more when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if isinstance(error, BrokenPipeError):
-        return CLOSED
-    why = reason_of(error) if isinstance(error, Exception) else "it is closed"
-    _tell(f"error: the output cannot be written: {why}.")
-    return 1
+def _only(arguments: argparse.Namespace) -> int:
+    """What is done without an input."""
+    _prepare(arguments)
+    return 0
 
 
 if __name__ == "__main__":

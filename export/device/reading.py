@@ -12,16 +12,19 @@ import stat
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from edgecmd.data.user_files.decode import (
+    FRAMES,
+    SHRUNK,
     DecodeError,
     decoded_picture,
     decoding,
     flat_picture,
     npy_array,
+    picture_frames,
     plain_size,
     reason_of,
 )
@@ -40,6 +43,14 @@ BAND = 2**18
 MAX_PIXELS = 2**26
 # Of 16 bits in three channels, and a header.
 MAX_PNM_BYTES = 6 * MAX_PIXELS + 10_000
+
+
+class Reading(NamedTuple):
+    """An input of a file: its numbers, the frames of the file, by how much the decoder shrank it."""
+
+    values: np.ndarray
+    frames: int = 1
+    shrunk: int = 1
 
 
 class InferError(DecodeError):
@@ -152,7 +163,12 @@ def _listed(folder: Path, pattern: str) -> list[Path]:
 
 
 def read_image(path: Path, *, channels: int) -> np.ndarray:
-    """Read a picture file: uint8, (height, width, channels), at its own size.
+    """A picture file: uint8, (height, width, channels), at its own size; see `image_reading`."""
+    return image_reading(path, channels=channels).values
+
+
+def image_reading(path: Path, *, channels: int, least: int = 0) -> Reading:
+    """Read a picture file: uint8, (height, width, channels).
 
     PGM, PPM and .npy (uint8) are read without Pillow. What is transparent becomes white; of an animation the
     first frame is read; 16 bits of a PGM or PPM become 8, while 16 bits of any other file are refused.
@@ -160,6 +176,7 @@ def read_image(path: Path, *, channels: int) -> np.ndarray:
     Args:
         path: The file.
         channels: 1 for grey, 3 for colour.
+        least: A JPEG of at least four times this is decoded smaller (`decoded_picture`). 0: at its own size.
 
     Raises:
         InferError: Pillow is missing, or the file is missing or not a picture.
@@ -173,8 +190,9 @@ def read_image(path: Path, *, channels: int) -> np.ndarray:
     kind = path.suffix.lower()
     readers = {".npy": _read_array, ".pgm": _read_pnm, ".ppm": _read_pnm, ".pnm": _read_pnm}
     with naming(path, "picture"):
-        image = readers[kind](path) if kind in readers else _read_with_pillow(path, channels)
-        return _with_channels(image, channels)
+        if kind in readers:
+            return Reading(with_channels(readers[kind](path), channels))
+        return _read_with_pillow(path, channels, least)
 
 
 @contextlib.contextmanager
@@ -197,7 +215,7 @@ def out_of_memory(path: Path) -> InferError:
     return InferError(f"{path}: it needs more memory than there is. Make it smaller.", exit_code=4)
 
 
-def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
+def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
     """Grey as colour, or colour as grey (ITU-R 601, rounded as Pillow does)."""
     if image.shape[2] == channels:
         return image
@@ -259,8 +277,8 @@ def pnm_values(path: Path) -> tuple[np.ndarray, int]:
     return values.reshape(height, width, depth), largest
 
 
-def open_pillow(path: Path) -> Any:  # noqa: ANN401 - Pillow need not be there
-    """A picture opened by Pillow, turned as its camera was held.
+def open_pillow(path: Path, *, least: int = 0) -> Any:  # noqa: ANN401 - Pillow need not be there
+    """A picture opened by Pillow, turned as its camera was held; ``least`` is that of `decoded_picture`.
 
     Raises:
         InferError: Pillow is missing or too old.
@@ -270,7 +288,7 @@ def open_pillow(path: Path) -> Any:  # noqa: ANN401 - Pillow need not be there
         import PIL
 
         refuse_old_pillow(str(PIL.__version__))
-        return decoded_picture(path)
+        return decoded_picture(path, least=least)
     except ImportError as error:
         raise InferError(
             f"Reading {path.suffix or 'this'} files needs Pillow: pip install pillow. (.pgm, .ppm, .npy and"
@@ -294,8 +312,12 @@ def refuse_old_pillow(version: str) -> None:
         )
 
 
-def _read_with_pillow(path: Path, channels: int) -> np.ndarray:
-    picture = open_pillow(path)
+def _read_with_pillow(path: Path, channels: int, least: int) -> Reading:
+    picture = open_pillow(path, least=least)
+    frames, shrunk = picture.info.get(FRAMES, 0), picture.info.get(SHRUNK, 1)
+    if not frames:
+        with contextlib.suppress(DecodeError):
+            frames = picture_frames(path)
     if picture.mode.startswith(("I", "F")):
         raise InferError(
             f"{path} has mode={picture.mode}: a depth map or beyond 16 bits, and no picture. Scale it"
@@ -304,5 +326,6 @@ def _read_with_pillow(path: Path, channels: int) -> np.ndarray:
         )
     flat = flat_picture(picture)
     with decoding():
-        array = np.asarray(flat.convert("L" if channels == 1 else "RGB"))
-    return array[..., None] if array.ndim == 2 else array
+        mode = "L" if channels == 1 else "RGB"
+        array = np.asarray(flat if flat.mode == mode else flat.convert(mode))
+    return Reading(array[..., None] if array.ndim == 2 else array, frames or 1, shrunk)

@@ -17,10 +17,11 @@ from export.device.reading import (
     MAX_PIXELS,
     SUFFIXES,
     InferError,
+    Reading,
+    image_reading,
     naming,
     open_pillow,
     pnm_values,
-    read_image,
 )
 
 FULL_SCALE = 32768.0
@@ -80,12 +81,12 @@ def refuse_rate(given_hz: int | float, *, rate_hz: int | float, what: str) -> No
         )
 
 
-def read_picture(path: Path, *, channels: int, preprocess: Mapping[str, Any]) -> np.ndarray:  # noqa: ARG001
-    """A picture file, uint8, (height, width, channels)."""
-    return read_image(path, channels=channels)
+def read_picture(path: Path, *, channels: int, preprocess: Mapping[str, Any], least: int = 0) -> Reading:  # noqa: ARG001
+    """A picture file, uint8, (height, width, channels); ``least`` is that of `image_reading`."""
+    return image_reading(path, channels=channels, least=least)
 
 
-def read_depth(path: Path, *, channels: int, preprocess: Mapping[str, Any]) -> np.ndarray:  # noqa: ARG001
+def read_depth(path: Path, *, channels: int, preprocess: Mapping[str, Any], least: int = 0) -> Reading:  # noqa: ARG001
     """A depth map, uint16 millimetres, (height, width, 1): 16-bit PNG (with Pillow) or PGM, or .npy.
 
     Raises:
@@ -104,24 +105,28 @@ def read_depth(path: Path, *, channels: int, preprocess: Mapping[str, Any]) -> n
                 values = np.asarray(picture)
             if picture.mode.startswith("I") and values.min() >= 0 and values.max() < 65536:
                 values = values.astype(np.uint16)
-        return _measured(path, values)
+        return Reading(measured_depth(str(path), values))
 
 
-def _measured(path: Path, values: np.ndarray) -> np.ndarray:
-    """What was read as a depth map with a measurement, (height, width, 1)."""
+def measured_depth(name: str, values: np.ndarray) -> np.ndarray:
+    """What was read as a depth map with a measurement, (height, width, 1).
+
+    Raises:
+        InferError: It is none, or has no measurement.
+    """
     values = values[..., None] if values.ndim == 2 else values
     if values.dtype != np.uint16 or values.ndim != 3 or values.shape[2] != 1:
         raise InferError(
-            f"{path} has dtype={values.dtype} and shape={values.shape}; allowed is one channel of 16 bits, in"
+            f"{name} has dtype={values.dtype} and shape={values.shape}; allowed is one channel of 16 bits, in"
             " millimetres.",
             exit_code=4,
         )
     if not values.any():
-        raise InferError(f"{path} has no measurement: 0 is missing. Take it again.", exit_code=4)
+        raise InferError(f"{name} has no measurement: 0 is missing. Take it again.", exit_code=4)
     return np.asarray(values)
 
 
-def read_wave(path: Path, *, channels: int, preprocess: Mapping[str, Any]) -> np.ndarray:  # noqa: ARG001
+def read_wave(path: Path, *, channels: int, preprocess: Mapping[str, Any], least: int = 0) -> Reading:  # noqa: ARG001
     """A recording, float32 shares of full scale, (samples,): a WAV as training reads it; its channels' mean.
 
     Raises:
@@ -134,9 +139,18 @@ def read_wave(path: Path, *, channels: int, preprocess: Mapping[str, Any]) -> np
             mono = one_channel(samples)
         except DecodeError as error:
             raise InferError(f"{path} {error}", exit_code=4) from error
-        if mono.size and np.abs(mono).max() < FAINTEST:
-            raise InferError(f"{path} is silent: at least -60 dB of full scale are needed.", exit_code=4)
-        return mono
+        return Reading(heard(str(path), mono))
+
+
+def heard(name: str, samples: np.ndarray) -> np.ndarray:
+    """Shares of full scale that are loud enough.
+
+    Raises:
+        InferError: They are silent.
+    """
+    if samples.size and np.abs(samples).max() < FAINTEST:
+        raise InferError(f"{name} is silent: at least -60 dB of full scale are needed.", exit_code=4)
+    return samples
 
 
 class Sensor(NamedTuple):
@@ -146,7 +160,7 @@ class Sensor(NamedTuple):
     noun: str
     suffixes: tuple[str, ...]
     check: Callable[..., np.ndarray]
-    read: Callable[..., np.ndarray]
+    read: Callable[..., Reading]
 
 
 SENSORS = {

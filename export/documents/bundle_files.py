@@ -19,7 +19,7 @@ from edgecmd.evaluation.metrics import Embedding
 from edgecmd.training.environment import versions
 from export.device.assemble import program
 from export.device.classes import Prototypes
-from export.device.infer import Student as DeviceStudent
+from export.device.student import Student as DeviceStudent
 from export.documents.model_card import model_card
 from export.documents.provenance import Provenance
 from export.documents.requirements import OPSET, requirements

@@ -56,7 +56,7 @@ def read_examples(folder: Path, spec: ExportSpec) -> dict[str, list[np.ndarray]]
     try:
         classes = example_files(folder, suffixes=sensor.suffixes)
         found = {
-            name: [sensor.read(path, channels=spec.channels, preprocess=preprocess) for path in files]
+            name: [sensor.read(path, channels=spec.channels, preprocess=preprocess).values for path in files]
             for name, files in sorted(classes.items())
         }
     except InferError as error:

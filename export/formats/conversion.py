@@ -19,7 +19,7 @@ from torch import nn
 from edgecmd.core.artefacts import write_artefact
 from edgecmd.core.errors import ExportError
 from edgecmd.data.pairs import Targets
-from export.device.infer import Prediction
+from export.device.student import Prediction
 from export.engines.engine_process import run_engine, run_process
 from export.engines.engine_table import ENGINES
 from export.formats.format_table import FORMATS, python_of

@@ -69,7 +69,7 @@ def built_in(architecture: str, *, image_size: int, profiles: str) -> dict[str, 
     Args:
         architecture: A key of `edgecmd.models.students.STUDENTS`.
         image_size: Side of its input; recordings last a second instead.
-        profiles: Such as ``w8,int8``; int8 is left out where nothing calibrates it (recordings).
+        profiles: Such as ``w8,int8``.
 
     Raises:
         ConfigError: A profile is unknown.
@@ -90,5 +90,4 @@ def built_in(architecture: str, *, image_size: int, profiles: str) -> dict[str, 
     student = build_student(architecture, in_channels=1, embedding_dim=EMBEDDING_DIM, generator=generator)
     data = to_onnx(Deployable(fold(rebuild(student, spec)), spec).eval())
     ranges = Calibration(inputs=FRONT_ENDS[spec.front_end].golden(spec)[0], description="made-up inputs")
-    names = [name for name in choose_profiles(profiles) if not (recordings and name == "int8")]
-    return {name: make_profile(data, name, calibration=ranges) for name in names}
+    return {name: make_profile(data, name, calibration=ranges) for name in choose_profiles(profiles)}

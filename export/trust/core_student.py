@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 
 from edgecmd.data.modalities.wave import FULL_SCALE
-from export.device.infer import Prediction
 from export.device.properties import CORE
 from export.device.runtime import import_runtime
+from export.device.student import Prediction
 from export.profiles.core import halves_of
 from export.trust.verify import ParityError, compare
 

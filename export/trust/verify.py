@@ -14,8 +14,8 @@ from jaxtyping import Float, Int
 from edgecmd.core.errors import ExportError
 from edgecmd.core.progress import tracked
 from edgecmd.data.pairs import Targets
-from export.device.infer import Prediction
-from export.device.infer import Student as DeviceStudent
+from export.device.student import Prediction
+from export.device.student import Student as DeviceStudent
 from export.graph.deployable import Deployable
 from export.graph.frontends import FRONT_ENDS
 

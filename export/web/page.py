@@ -21,7 +21,7 @@ from edgecmd.core.files import write_bytes_atomically
 from edgecmd.core.machine import explain
 from edgecmd.run import Run
 from edgecmd.settings import SQUEEZE
-from export.device.infer import Student
+from export.device.student import Student
 from export.documents.bundle_files import write_sums
 from export.trust.listing import DEMO, MODEL
 from export.web.gallery import Gallery, fixed_point, gallery_of_run, sheet

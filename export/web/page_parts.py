@@ -14,9 +14,9 @@ import numpy as np
 from edgecmd.core.errors import ExportError
 from edgecmd.data.modalities.row import Pictures
 from edgecmd.data.user_files.decode import DecodeError, npz_arrays
-from export.device.infer import Student
 from export.device.properties import CORE
 from export.device.saved_embeddings import MAX_NPZ_BYTES
+from export.device.student import Student
 from export.profiles.table import PROFILES
 from export.trust.listing import CORE_SPEC, GOLDEN, MODEL, profile_file, raw_file
 from export.web.gallery import emoji_name, fixed_point

@@ -133,7 +133,7 @@ CASES: dict[str, tuple[Callable[[], Path], tuple[str, ...], str]] = {
     "calibrated sound": (
         recordings,
         ("student.architecture=audio-50k", "export.profiles=int8"),
-        "public images can provide ranges",
+        "",
     ),
     "larger than the files": (good, ("data.image_size=224",), "needs 224 at least"),
     "one grey": (

@@ -68,6 +68,7 @@ OTHERS = {
     "export/trust/worker.py": "a job's temporary folder",
     "export/documents/bundle_files.py": "arrays into memory",
     "export/bundle.py": "a model that is tried and thrown away",
+    "export/device/intake.py": "what was piped in, in a temporary folder",
     "export/device/saved_embeddings.py": "what a device makes",
     "export/profiles/quantise.py": "a temporary folder",
     "export/profiles/slow_variants.py": "a temporary folder",

@@ -515,7 +515,7 @@ class TestARun:
     @pytest.mark.parametrize("profile", ["fp32", "w8", "int8"])
     def test_it_is_exported(self, profile: str, tiny: RunConfig, weights: Path, tmp_path: Path) -> None:
         from edgecmd.evaluation.evaluate import embedder
-        from export.device.infer import Student as OnDevice
+        from export.device.student import Student as OnDevice
         from export.from_run import export_run
 
         # Without it features are so alike that int8, checked to 0.02, would be refused.

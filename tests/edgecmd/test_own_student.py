@@ -242,7 +242,7 @@ class TestAFactory:
 def exported(config: RunConfig, bundle: Path) -> None:
     """Train, export, and compare what onnxruntime gives with torch."""
     from edgecmd.evaluation.evaluate import embedder
-    from export.device.infer import Student as OnDevice
+    from export.device.student import Student as OnDevice
     from export.from_run import export_run
 
     trained = simulate(config).cpu().eval()

@@ -18,8 +18,9 @@ from edgecmd.core.errors import ConfigError, ExportError, MachineError
 from export import bundle as bundle_module
 from export.bundle import Options, export_bundle
 from export.device.assemble import program
-from export.device.infer import Prototypes, check
-from export.device.infer import Student as DeviceStudent
+from export.device.classes import Prototypes
+from export.device.student import Student as DeviceStudent
+from export.device.student import check
 from export.documents.prototypes import head_of
 from export.graph.to_onnx import to_onnx
 from export.trust.listing import LABELS, PROTOTYPES

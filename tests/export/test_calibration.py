@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
 
@@ -13,8 +15,13 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, DataError
 from export.documents.prototypes import head_of, prototypes_of
 from export.documents.provenance import provenance_of
-from export.graph.deployable import Deployable
+from export.graph.deployable import Deployable, rebuild
+from export.graph.fold_standardised import fold
+from export.graph.to_onnx import to_onnx
 from export.profiles.calibration import calibration_of
+from export.profiles.made_up import made_depth, made_sounds
+from export.profiles.quantise import layers_in_8_bits
+from export.profiles.table import Calibration, make_profile
 from tests.tiny_federation import run_of, task_of
 
 
@@ -41,6 +48,70 @@ def test_an_unknown_kind_of_calibration_is_refused(tiny: RunConfig):
         ConfigError, match=r"export.calibration='pairs' is unknown. Allowed: procedural, public"
     ):
         calibration_of(task_of(tiny), "pairs", seed=0)
+
+
+@pytest.mark.parametrize("kind", ["public", "procedural"])
+@pytest.mark.parametrize(
+    ("target", "dtype", "words"),
+    [
+        (np.ones((60, 24, 24, 1), np.uint16), np.uint16, "made-up depth maps of things; no private pair"),
+        (np.ones((60, 1000), np.int16), np.float32, "made-up tones, chirps and noise; no private pair"),
+    ],
+)
+def test_depth_and_sound_have_ranges_of_made_up_inputs_of_their_kind(tiny, kind, target, dtype, words):
+    task = copy.copy(task_of(tiny))
+    task.target_side, task.sampling_rate_hz = 24, 4000
+    found = []
+    for one in (target, np.zeros_like(target)):
+        task.data = replace(task.data, train=replace(task.data.train, target=one))
+        found.append(calibration_of(task, kind, seed=3))
+    np.testing.assert_array_equal(found[0].inputs, found[1].inputs)
+    assert found[0].inputs.dtype == dtype
+    assert found[0].inputs.shape == (128, *target.shape[1:])
+    assert found[0].description == f"128 {words}"
+
+
+def test_made_up_sounds_are_within_full_scale_and_of_many_pitches():
+    sounds = made_sounds(64, samples=4000, rate_hz=8000, generator=np.random.default_rng(0))
+    peaks = np.abs(sounds).max(axis=1)
+    assert peaks.max() <= 1 + 1e-6
+    assert peaks.min() >= 0.03 - 1e-6
+    assert np.isfinite(sounds).all()
+    loudest_hz = np.abs(np.fft.rfft(sounds, axis=1)).argmax(axis=1) * 2
+    assert loudest_hz.min() < 300
+    assert loudest_hz.max() > 1500
+
+
+def test_made_up_depth_has_distances_of_a_room_and_holes():
+    maps = made_depth(32, side=40, generator=np.random.default_rng(0))
+    assert maps.any(axis=(1, 2, 3)).all()
+    assert (maps == 0).any()
+    assert maps[maps > 0].min() > 150
+    # A wall is at most 5 m away, and noise there has 25 mm.
+    assert maps.max() < 5000 + 6 * 25
+
+
+@pytest.mark.parametrize("kind", ["depth16", "wave"])
+def test_int8_of_made_up_ranges_is_close_on_others(make, kind):
+    spec = make.kind(kind)
+    student = make.student(spec.architecture, channels=spec.channels)
+    data = to_onnx(Deployable(fold(rebuild(student, spec)), spec).eval())
+
+    def inputs(seed):
+        generator = np.random.default_rng(seed)
+        if kind == "wave":
+            return made_sounds(16, samples=4000, rate_hz=8000, generator=generator)
+        return made_depth(16, side=32, generator=generator)
+
+    made = make_profile(data, "int8", calibration=Calibration(inputs=inputs(0), description="made up"))
+    name = "wave" if kind == "wave" else "depth"
+    rows = []
+    for one in (data, made):
+        session = onnxruntime.InferenceSession(one, providers=["CPUExecutionProvider"])
+        rows.append(session.run(["embedding"], {name: inputs(1)})[0])
+    # The limit of the profile; noise as input comes out above 0.999 where it was measured.
+    assert (rows[0] * rows[1]).sum(axis=1).min() >= 0.9
+    assert len(layers_in_8_bits(onnx.load_from_string(made))) >= 3
 
 
 @pytest.fixture

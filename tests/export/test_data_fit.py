@@ -22,7 +22,7 @@ from edgecmd.library.data import Images, Pairs
 from edgecmd.library.task import Task
 from edgecmd.settings import FITS, DataConfig
 from export.bundle import Options, export_bundle
-from export.device.infer import Student, check
+from export.device.student import Student, check
 from export.from_run import spec_of as spec_of_task
 from export.graph.front_graph import SCALED, FrontSettings, front_graph
 from export.graph.frontends import FRONT_ENDS

@@ -20,8 +20,8 @@ from edgecmd.data.modalities.image import to_input
 from edgecmd.models.students import Student as Network
 from edgecmd.models.students import build_student
 from export.bundle import Options, export_bundle
-from export.device.infer import Student
 from export.device.masks import mask_of, shares, write_mask
+from export.device.student import Student
 from export.graph.deployable import Deployable, rebuild
 from export.graph.front_dense import continued
 from export.graph.spec import ExportSpec, LinearHead
@@ -189,7 +189,8 @@ def test_the_border_is_continued_to_whole_places() -> None:
 
 
 def test_masks_are_refused_where_there_are_none(made: Made, tmp_path: Path) -> None:
-    from export.device.infer import main, make_prototypes
+    from export.device.infer import main
+    from export.device.student import make_prototypes
 
     device = Student(made.folder)
     prototypes = make_prototypes(device, {"a": list(inputs(made.front_end, 2))})

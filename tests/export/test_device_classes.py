@@ -25,7 +25,7 @@ from export.device.classes import (
     with_examples,
     without_class,
 )
-from export.device.infer import Student, main
+from export.device.infer import main
 from export.device.own_classes import told
 from export.device.reading import InferError
 from export.device.saved_embeddings import (
@@ -35,6 +35,7 @@ from export.device.saved_embeddings import (
     save_gallery,
     save_prototypes,
 )
+from export.device.student import Student
 
 # Two unit rows and one between them: hand calculations stay short.
 EAST, NORTH, SLANTED = [1.0, 0.0], [0.0, 1.0], [0.6, 0.8]

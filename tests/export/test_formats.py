@@ -18,7 +18,7 @@ from edgecmd.core.errors import ConfigError, ExportError
 from edgecmd.core.files import sha256_file
 from export import bundle as bundle_module
 from export.bundle import Options, export_bundle
-from export.device.infer import Student as DeviceStudent
+from export.device.student import Student as DeviceStudent
 from export.documents.bundle_files import write_sums
 from export.engines import engine_table
 from export.engines.engine_check import EQUAL, FAILED, WRONG, check_engines

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from edgecmd.data.user_files.images import to_square
-from export.device.infer import Student as DeviceStudent
+from export.device.student import Student as DeviceStudent
 from export.graph.deployable import Deployable
 from export.graph.front_image import ImageFrontEnd, at_size
 from export.graph.frontends import FRONT_ENDS

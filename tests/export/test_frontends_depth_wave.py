@@ -16,8 +16,9 @@ from edgecmd.data.modalities.depth import depth_input
 from edgecmd.data.modalities.log_mel import WINDOW_SAMPLES, fourier_basis
 from edgecmd.data.modalities.wave import wave_input
 from export.bundle import Options, export_bundle
-from export.device.infer import Student, check, main
+from export.device.infer import main
 from export.device.reading import InferError
+from export.device.student import Student, check
 from export.graph.deployable import Deployable
 from export.graph.front_depth import DepthFrontEnd, nearest
 from export.graph.front_wave import WaveFrontEnd

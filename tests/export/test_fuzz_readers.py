@@ -26,9 +26,9 @@ from edgecmd.data.user_files.npz import read_archive
 from edgecmd.data.user_files.sound_files import Clip
 from edgecmd.datasets.on_disk.vggsound import _table
 from edgecmd.settings import DataConfig
-from export.device.infer import Prediction, Student, check, read_prototypes
 from export.device.reading import InferError
 from export.device.sensors import SENSORS
+from export.device.student import Prediction, Student, check, read_prototypes
 
 SIDE = 24
 SIDES = Sides(source=SIDE, target=SIDE, clip=Clip(sampling_rate_hz=8000, seconds=0.1))

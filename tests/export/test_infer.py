@@ -16,12 +16,15 @@ from PIL import Image
 
 from edgecmd.core.errors import ExportError
 from edgecmd.data.user_files.decode import DecodeError, decoded_picture
-from export.device import infer, reading, saved_embeddings
+from export.device import reading, saved_embeddings
 from export.device.assemble import program
-from export.device.infer import Prototypes, Student, check, main, make_prototypes, read_prototypes
+from export.device.classes import Prototypes
+from export.device.infer import main
 from export.device.properties import read_properties
 from export.device.reading import SUFFIXES, InferError, example_files, read_image, refuse_old_pillow
+from export.device.runtime import open_session
 from export.device.sensors import SENSORS
+from export.device.student import Student, check, make_prototypes, read_prototypes
 from export.graph.spec import ExportSpec, LinearHead
 
 # Runs infer.py where nothing of these can be imported.
@@ -136,7 +139,7 @@ def test_json_lines_have_the_whole_embedding_and_all_scores_on_request(model, pn
     assert list(lines[0]["scores"]) == ["house", "tree", "fish"]
     assert sum(lines[0]["scores"].values()) == pytest.approx(1.0, abs=1e-6)
     best = lines[0]["top"][0]
-    assert best["class"] == infer.Student(model).classes[int(expected.scores[0].argmax())]
+    assert best["class"] == Student(model).classes[int(expected.scores[0].argmax())]
     assert best["probability"] == max(lines[0]["scores"].values())
 
 
@@ -468,11 +471,13 @@ class TestOutput:
                     raise RuntimeError("[ONNXRuntimeError] : 6 : no room\nand more")
                 return self.real.run(outputs, feed)
 
-        real = infer.open_session
-        monkeypatch.setattr(infer, "open_session", lambda path, **options: Session(real(path, **options)))
+        real = open_session
+        monkeypatch.setattr(
+            "export.device.student.open_session", lambda path, **options: Session(real(path, **options))
+        )
         other = tmp_path / "other.png"
         other.write_bytes(png.read_bytes())
-        assert main([str(model), str(png), str(other), str(png), "--json"]) == 4
+        assert main([str(model), str(png), str(other), str(png), "--json", "--batch", "1"]) == 4
         out, err = capsys.readouterr()
         assert [json.loads(line)["file"] for line in out.splitlines()] == [str(png), str(png)]
         assert err.startswith(f"error: {other}: An input of shape (1, 32, 32, 1) cannot be computed: [ONNX")
@@ -652,11 +657,13 @@ def test_only_an_output_that_fails_is_called_so(model, png, capsys, monkeypatch,
             raise failure
 
     monkeypatch.setattr("builtins.print", refuse)
-    monkeypatch.setattr(infer.os, "dup2", lambda *_: None)
+    monkeypatch.setattr("os.dup2", lambda *_: None)
     assert main([str(model), str(png)]) == 1
     monkeypatch.undo()
     capsys.readouterr()
-    monkeypatch.setattr(Student, "read", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+    monkeypatch.setattr(
+        Student, "reading", lambda *_, **__: (_ for _ in ()).throw(OSError(5, "Input/output error"))
+    )
     assert main([str(model), str(png)]) == 4
     assert f"{png} cannot be read: Input/output error." in capsys.readouterr().err
 
@@ -857,8 +864,10 @@ def test_a_runtime_without_memory_is_told_as_such(model, png, capsys, monkeypatc
         def run(self, *_):
             raise error
 
-    real = infer.open_session
-    monkeypatch.setattr(infer, "open_session", lambda *one, **words: Session(real(*one, **words)))
+    real = open_session
+    monkeypatch.setattr(
+        "export.device.student.open_session", lambda *one, **words: Session(real(*one, **words))
+    )
     assert main([str(model), str(png)]) == 4
     err = capsys.readouterr().err
     assert err.startswith(f"error: {png}: ")

@@ -8,8 +8,8 @@ from edgecmd.core.seeding import torch_generator
 from edgecmd.models.students import build_student
 from edgecmd.models.trained_part import train_part
 from export.bundle import export_bundle
-from export.device.infer import Student as DeviceStudent
-from export.device.infer import check
+from export.device.student import Student as DeviceStudent
+from export.device.student import check
 from export.trust.checks import verify_bundle
 
 

@@ -233,8 +233,9 @@ def test_a_newer_runtime_is_taken(version):
 
 
 def test_an_older_runtime_is_an_exit_code_and_no_traceback(bundle, monkeypatch, capsys):
+    made = bundle("ws-50k")
     monkeypatch.setattr(onnxruntime, "__version__", "1.12.1")
-    assert infer.main([str(bundle("ws-50k")), "--check"]) == 1
+    assert infer.main([str(made), "--check"]) == 1
     assert "onnxruntime 1.12.1 is too old" in capsys.readouterr().err
 
 

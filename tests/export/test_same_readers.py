@@ -119,7 +119,7 @@ def test_a_wav_gives_the_same_samples_on_both_sides(tmp_path, name):
     found, rate_hz = read_sound(path)
     assert rate_hz == 8000
     np.testing.assert_array_equal(found, shares)
-    heard = WAVE.read(path, channels=1, preprocess=HEARD)
+    heard = WAVE.read(path, channels=1, preprocess=HEARD).values
     np.testing.assert_array_equal(heard, shares.mean(axis=1, dtype=np.float32))
     clip = Clip(sampling_rate_hz=8000, seconds=0.1)
     again = make_recording(heard[:, None], 8000, clip=clip, name="heard")
@@ -176,7 +176,7 @@ PICTURES = _pictures()
 def test_a_picture_gives_the_same_pixels_on_both_sides(tmp_path, name):
     path = tmp_path / name
     path.write_bytes(PICTURES[name])
-    image = PICTURE.read(path, channels=3, preprocess={})
+    image = PICTURE.read(path, channels=3, preprocess={}).values
     sides = (image.shape[1], image.shape[0])
     side = min(sides)
     # Squeezing is the graph's work: it is left out where the side is the picture's own.
@@ -185,7 +185,7 @@ def test_a_picture_gives_the_same_pixels_on_both_sides(tmp_path, name):
     square = Image.fromarray(image).resize((1, 1), Image.Resampling.BOX)
     assert np.abs(source.astype(int) - np.asarray(square).astype(int)).max() <= 1
     target, _ = read_target(path, Sides(source=side, target=side))
-    whole = image if target.ndim == 3 else PICTURE.read(path, channels=1, preprocess={})[..., 0]
+    whole = image if target.ndim == 3 else PICTURE.read(path, channels=1, preprocess={}).values[..., 0]
     flat = Image.fromarray(whole)
     expected = flat if flat.size == (side, side) else flat.resize((side, side), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(target, np.asarray(expected))
@@ -195,7 +195,7 @@ def test_the_first_frame_is_used_and_a_note_says_so(tmp_path):
     for name, content in PICTURES.items():
         (tmp_path / name).write_bytes(content)
     moving = ["animated.png", "animated.webp", "a gif in truth.png"]
-    first = PICTURE.read(tmp_path / "animated.png", channels=3, preprocess={})
+    first = PICTURE.read(tmp_path / "animated.png", channels=3, preprocess={}).values
     np.testing.assert_array_equal(first, noise((SIDE, 32, 3)))
     (note,) = notes_on_frames({name: tmp_path / name for name in PICTURES})
     assert note.startswith(f"3 ({', '.join(sorted(moving))}) of {len(PICTURES)} files have several frames")
@@ -258,7 +258,9 @@ def test_depth_is_the_same_on_both_sides(tmp_path):
     path = tmp_path / "depth.png"
     Image.fromarray(units).save(path)
     sides = Sides(source=SIDE, target=SIDE, ruler=Ruler())
-    np.testing.assert_array_equal(read_target(path, sides)[0], DEPTH.read(path, channels=1, preprocess={}))
+    np.testing.assert_array_equal(
+        read_target(path, sides)[0], DEPTH.read(path, channels=1, preprocess={}).values
+    )
     np.testing.assert_array_equal(read_target(path, sides)[0][..., 0], units)
     Image.fromarray(units * 0).save(path)
     with pytest.raises(DataError, match="no measurement"):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from edgecmd.core.errors import ExportError
-from export.device.infer import Prediction
+from export.device.student import Prediction
 from export.graph.deployable import Deployable
 from export.graph.fold_standardised import fold
 from export.graph.to_onnx import to_onnx

@@ -10,7 +10,7 @@ from browser import Browser, find_chromium, open_browser
 from web_parts import make_gallery
 
 from edgecmd.datasets.emoji import shrink
-from export.device.infer import Student
+from export.device.student import Student
 from export.web.ortweb import find_ort_web
 from export.web.page import build_web
 from export.web.serve import make_server

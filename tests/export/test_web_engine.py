@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_web_own_classes import NODE, node
 
-from export.device.infer import Student
+from export.device.student import Student
 from export.web.page_parts import core_part, golden_part, readable_names, second_part, strangers_part
 
 PLAN = """

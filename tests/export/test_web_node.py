@@ -13,7 +13,7 @@ from PIL import Image
 from web_parts import make_gallery
 
 from edgecmd.datasets.emoji import shrink
-from export.device.infer import Student
+from export.device.student import Student
 from export.web.gallery import fixed_point
 from export.web.ortweb import SCRIPT, WASM
 

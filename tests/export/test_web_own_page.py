@@ -12,8 +12,8 @@ from PIL import Image
 from web_parts import make_gallery
 
 from export.device.classes import Rejection, calibrated, from_examples, left_out
-from export.device.infer import Student
 from export.device.saved_embeddings import load_gallery, load_prototypes, save_prototypes
+from export.device.student import Student
 from export.web.ortweb import WEBGPU_SHA256, find_ort_web
 from export.web.page import build_web
 from export.web.page_parts import strangers_part

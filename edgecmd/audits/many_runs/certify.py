@@ -8,6 +8,7 @@ Shapes: N runs of each kind, P parameters.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -133,14 +134,8 @@ def _threshold(
     """Threshold that certifies the most on these runs, the middle one of equals; and what it certifies."""
     ordered = np.unique(np.concatenate([score_in, score_out]))
     middles = (ordered[:-1] + ordered[1:]) / 2.0 if len(ordered) > 1 else ordered
-    found = np.array(
-        [
-            bounds.many_runs_epsilon(
-                **_counts(score_in, score_out, float(one)), delta=delta, confidence=confidence
-            )
-            for one in middles
-        ]
-    )
+    epsilon = partial(bounds.many_runs_epsilon, delta=delta, confidence=confidence)
+    found = np.array([epsilon(**_counts(score_in, score_out, float(one))) for one in middles])
     best = np.flatnonzero(found == found.max())
     return float(middles[best[len(best) // 2]]), float(found.max())
 

@@ -106,10 +106,8 @@ def roc_curve(scores: np.ndarray, members: np.ndarray) -> tuple[np.ndarray, np.n
         DataError: As `auc`.
     """
     score_N, member_N = checked(scores, members)
-    # Ranks in place of scores, which may be infinite.
-    wrong_P, right_P, _ = metrics.roc_curve(
-        member_N, rankdata(score_N, method="dense"), drop_intermediate=False
-    )
+    rank_N = rankdata(score_N, method="dense")  # scores may be infinite
+    wrong_P, right_P, _ = metrics.roc_curve(member_N, rank_N, drop_intermediate=False)
     return wrong_P, right_P
 
 

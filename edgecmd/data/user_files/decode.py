@@ -12,6 +12,7 @@ import ast
 import contextlib
 import math
 import os
+import stat
 import struct
 import warnings
 import zipfile
@@ -32,6 +33,12 @@ MOST_HEADER_BYTES, MOST_ARRAYS, MOST_EMPTY_ROWS = 10_000, 10_000, 2**24
 PICTURES_HOLD = ("PNG", "JPEG", "WEBP", "GIF")
 OTHERS_HOLD = {".bmp": ("BMP",), ".gif": ("GIF",), ".tif": ("TIFF",), ".tiff": ("TIFF",)}
 WITH_FRAMES = ("PNG", "WEBP", "GIF", "TIFF")
+# Where an image says how many frames its file has, if that is known without looking for them.
+FRAMES, SEARCHED = "edgecmd_frames", ("GIF", "TIFF")
+# What EXIF says of which side is up, and that nothing is to be turned.
+ORIENTATION, UPRIGHT = 0x0112, 1
+# A first filter by which no warning is shown, as `warnings.simplefilter("ignore")` writes it.
+ALL_IGNORED = ("ignore", None, Warning, None, 0)
 # Formats whose decoder can give a half, a quarter or an eighth of each side, and where an image then says so.
 SHRINKING, SHRUNK = ("JPEG", "MPO"), "edgecmd_shrunk"
 GREY_MODES, ALPHA_MODES = ("1", "L", "LA", "La"), ("LA", "La", "PA", "RGBA", "RGBa")
@@ -51,6 +58,8 @@ class DecodeError(ValueError):
 
 def printable(text: str) -> str:
     r"""``text`` with all that a terminal would obey or hide as escapes: ``\x1b``, ``\u202e``, ``\udcff``."""
+    if text.isprintable():
+        return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
@@ -70,6 +79,10 @@ def decoding() -> Iterator[None]:
     Put calls of libraries into the block and nothing else: a fault of our own code is no fault of a file.
     """
     try:
+        if warnings.filters[:1] == [ALL_IGNORED]:
+            # Filters belong to all threads, so what is quiet already is left alone.
+            yield
+            return
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
@@ -85,9 +98,10 @@ def plain_size(path: Path) -> int:
     Raises:
         DecodeError: It is missing, a folder, or a pipe, which would be waited for.
     """
-    with decoding():
-        if path.is_file():
-            return path.stat().st_size
+    with decoding(), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        found = path.stat()
+        if stat.S_ISREG(found.st_mode):
+            return found.st_size
     raise DecodeError("it is missing or no plain file")
 
 
@@ -150,8 +164,17 @@ def decoded_picture(path: Path, *, formats: tuple[str, ...] | None = None, least
     with decoding(), _quiet(path), _opened_picture(path, formats) as image:
         _refuse_large_or_deep(image)
         _shrink(image, least)
+        if image.format not in SEARCHED:
+            image.info[FRAMES] = _frames(image)
         image.load()
-        return ImageOps.exif_transpose(image)
+        if image.format in SEARCHED or _frames(image) > 1 or image.getexif().get(ORIENTATION, 1) != UPRIGHT:
+            return ImageOps.exif_transpose(image)
+        # As it is: a copy would take as long as the conversion.
+        return image
+
+
+def _frames(image: Any) -> int:  # noqa: ANN401
+    return int(getattr(image, "n_frames", 1)) if image.format in WITH_FRAMES else 1
 
 
 def _shrink(image: Any, least: int) -> None:  # noqa: ANN401
@@ -193,7 +216,7 @@ def picture_frames(path: Path) -> int:
     """
     plain_size(path)
     with decoding(), _quiet(path), _opened_picture(path, None) as image:
-        return int(getattr(image, "n_frames", 1)) if image.format in WITH_FRAMES else 1
+        return _frames(image)
 
 
 def flat_picture(image: Any) -> Any:  # noqa: ANN401
@@ -204,7 +227,7 @@ def flat_picture(image: Any) -> Any:  # noqa: ANN401
         mode = "L" if image.mode in GREY_MODES else "RGB"
         palette = image.palette.mode if image.mode == "P" and image.palette else ""
         if not (image.mode in ALPHA_MODES or "transparency" in image.info or palette.endswith("A")):
-            return image.convert(mode)
+            return image if image.mode == mode else image.convert(mode)
         paper = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(paper, image.convert("RGBA")).convert("RGB").convert(mode)
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from edgecmd.core.errors import ExportError
-from export.device.infer import Student as DeviceStudent
+from export.device.student import Student as DeviceStudent
 from export.trust.checks import verify_bundle
 
 MODEL = d.MODEL
