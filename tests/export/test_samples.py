@@ -80,7 +80,7 @@ def test_a_real_bundle_agrees_with_its_golden_files(program, cored, language):
 
 
 def test_the_short_sample_reads_a_real_bundle(cored):
-    (said,) = run_python([[cored("ws-50k")]], name="short/student.py")
+    (said,) = run_python([[cored("ws-50k")]], name="short/brief.py")
     assert (said.code, said.err) == (0, "")
     assert re.match(r"differs by \S+, allowed 0.0001\nnearest class ", said.out), said
 

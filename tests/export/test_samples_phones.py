@@ -16,7 +16,7 @@ import pytest
 from sample_programs import SAMPLES, made_up_bundle, processes, write_pnm
 
 STANDIN = Path(__file__).parent / "standin"
-KOTLIN = (SAMPLES / "Embed.kt", SAMPLES / "short" / "Student.kt")
+KOTLIN = (SAMPLES / "Embed.kt", SAMPLES / "short" / "Brief.kt")
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_the_short_kotlin_sample_agrees_and_refuses(kotlin, tmp_path):
     (nan / golden).write_bytes(b"\0\0\xc0\x7f" + (good / golden).read_bytes()[4:])
     (half / scaled).write_bytes((good / scaled).read_bytes()[:600])
     (none / golden).unlink()
-    agrees, differs, *refused = kotlin("StudentKt")([[good], [nan], [half], [none], []])
+    agrees, differs, *refused = kotlin("BriefKt")([[good], [nan], [half], [none], []])
     assert (agrees.code, agrees.err) == (0, "")
     gap, numbers = re.match(r"differs by (\S+), allowed 1.0E-4\nfirst values (.+)\n", agrees.out).groups()
     assert float(gap) <= 1e-5
@@ -112,7 +112,7 @@ def test_the_short_kotlin_sample_agrees_and_refuses(kotlin, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "part"), [("Embed.swift", b"func see("), ("short/Student.swift", b"func run(")]
+    ("name", "part"), [("Embed.swift", b"func see("), ("short/Brief.swift", b"func run(")]
 )
 def test_the_swift_samples_have_no_error_of_grammar(name, part):
     """Types and names are not checked: that needs a compiler."""

@@ -18,20 +18,20 @@ CASE = "core.6x6."
 
 @pytest.fixture(scope="module")
 def in_node(ort_web):
-    with node_program(ort_web, name="short/student.mjs") as run:
+    with node_program(ort_web, name="short/brief.mjs") as run:
         yield run
 
 
 @pytest.fixture(scope="module")
 def cpp(tmp_path_factory):
-    return compiled(tmp_path_factory.mktemp("cpp"), name="short/student.cpp").run
+    return compiled(tmp_path_factory.mktemp("cpp"), name="short/brief.cpp").run
 
 
 @pytest.fixture(params=LANGUAGES)
 def program(request):
     """How to run the short sample of a language; skipped where nothing here runs it."""
     if request.param == "python":
-        return partial(run_python, name="short/student.py")
+        return partial(run_python, name="short/brief.py")
     return request.getfixturevalue("cpp" if request.param == "cpp" else "in_node")
 
 
@@ -128,7 +128,7 @@ def test_broken_bundles_get_one_sentence_and_their_code(program, bundle, tmp_pat
 
 PAGE = """
 import * as ort from "./ort.wasm.bundle.min.mjs";
-import { compare } from "./student.mjs";
+import { compare } from "./brief.mjs";
 const { text, code } = await compare(ort, async (name) => (await fetch(`bundle/${name}`)).arrayBuffer());
 document.title = `${code} ${text}`;
 """
@@ -146,7 +146,7 @@ def test_a_page_computes_what_node_does(ort_web, bundle, tmp_path):
         pytest.skip("Chromium is not installed")
     shutil.copytree(ort_web, tmp_path, dirs_exist_ok=True)
     shutil.copytree(bundle, tmp_path / "bundle")
-    shutil.copy(SAMPLES / "short" / "student.mjs", tmp_path)
+    shutil.copy(SAMPLES / "short" / "brief.mjs", tmp_path)
     (tmp_path / "index.html").write_text(f'<script type="module">{PAGE}</script>')
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -171,5 +171,5 @@ def test_the_short_samples_are_short_and_say_how_they_are_run():
             lines[path.name] = text.count("\n")
             assert "BUNDLE" in text[:1500]
             assert path.suffix == ".py" or "// Checked: " in text[:1500]
-    assert set(lines) == {"student.py", "student.mjs", "student.cpp", "Student.kt", "Student.swift"}
-    assert all(num <= (105 if name == "student.cpp" else 75) for name, num in lines.items()), lines
+    assert set(lines) == {"brief.py", "brief.mjs", "brief.cpp", "Brief.kt", "Brief.swift"}
+    assert all(num <= (105 if name == "brief.cpp" else 75) for name, num in lines.items()), lines

@@ -49,7 +49,7 @@ def prints(tree: ast.AST) -> list[int]:
 APART = {
     "export/device/infer.py": "runs on a device, without edgecmd",
     "export/samples/embed.py": "a program to copy, without edgecmd",
-    "export/samples/short/student.py": "a program to copy, without edgecmd",
+    "export/samples/short/brief.py": "a program to copy, without edgecmd",
     "export/device/printing.py": "runs on a device, without edgecmd",
     "export/trust/worker.py": "answers its parent process by its error stream",
     "export/engines/engine_browser.py": "answers its parent process by its error stream",

@@ -1,8 +1,8 @@
 // Calls the student of an edgecmd bundle in C++17: golden inputs in, and how far its embeddings are from theirs.
 // It needs a bundle of `edgecmd export RUN --profiles w8,core` and one engine, whichever header is found:
 //
-//   ONNX Runtime:  g++ -std=c++17 -O2 student.cpp -o student -I ORT/include -L ORT/lib -lonnxruntime -Wl,-rpath,ORT/lib
-//   OpenVINO:      g++ -std=c++17 -O2 student.cpp -o student -I OV/include OV/libs/libopenvino.so.* -Wl,-rpath,OV/libs
+//   ONNX Runtime:  g++ -std=c++17 -O2 brief.cpp -o brief -I ORT/include -L ORT/lib -lonnxruntime -Wl,-rpath,ORT/lib
+//   OpenVINO:      g++ -std=c++17 -O2 brief.cpp -o brief -I OV/include OV/libs/libopenvino.so.* -Wl,-rpath,OV/libs
 //   then:          ./student BUNDLE
 //
 // What makes the input of a picture is in embed.cpp, a folder above, as are the checks of a bundle.
@@ -99,6 +99,6 @@ int main(int count, char** words) try {
   return run(count > 1 ? std::string(words[1]) + "/" : "");
 } catch (const std::exception& error) {
   const std::string told = error.what();
-  std::fprintf(stderr, "error: this is no bundle that student.cpp reads (%s).\n", told.substr(0, told.find('\n')).c_str());
+  std::fprintf(stderr, "error: this is no bundle that brief.cpp reads (%s).\n", told.substr(0, told.find('\n')).c_str());
   return 2;
 }

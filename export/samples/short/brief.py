@@ -2,7 +2,7 @@
 
 It needs numpy, onnxruntime and a bundle of `edgecmd export RUN --profiles w8,core`::
 
-    python student.py BUNDLE
+    python brief.py BUNDLE
 
 What makes the input of a picture is in `embed.py`, a folder above, as are the checks of a bundle.
 Exit codes: 0 all well; 2 a file cannot be used; 6 an output differs by more than core.json allows.
@@ -58,7 +58,7 @@ def main(words: Sequence[str]) -> int:
         return run(Path(words[0]))
     except Exception as error:  # onnxruntime raises a dozen types of its own
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        print(f"error: this is no bundle that student.py reads ({reason}).", file=sys.stderr)
+        print(f"error: this is no bundle that brief.py reads ({reason}).", file=sys.stderr)
         return 2
 
 

@@ -67,6 +67,6 @@ do {
     exit(try run(URL(fileURLWithPath: CommandLine.arguments.dropFirst().first ?? ".")))
 } catch {
     let reason = (error as? Refused)?.message ?? error.localizedDescription
-    FileHandle.standardError.write(Data("error: this is no bundle that Student.swift reads (\(reason)).\n".utf8))
+    FileHandle.standardError.write(Data("error: this is no bundle that Brief.swift reads (\(reason)).\n".utf8))
     exit(2)
 }

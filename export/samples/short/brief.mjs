@@ -2,12 +2,12 @@
 // It needs a bundle of `edgecmd export RUN --profiles w8,core`. In Node, with `npm install onnxruntime-node` or with
 // the folder that `edgecmd web fetch` names in EDGECMD_ORT_WEB:
 //
-//   node student.mjs BUNDLE
+//   node brief.mjs BUNDLE
 //
 // In a page, with this file and that folder's two files beside it:
 //
 //   import * as ort from "./ort.wasm.bundle.min.mjs";
-//   import { compare } from "./student.mjs";
+//   import { compare } from "./brief.mjs";
 //   const { text } = await compare(ort, async (name) => (await fetch(`BUNDLE/${name}`)).arrayBuffer());
 //
 // What makes the input of a picture is in embed.mjs, a folder above, as are the checks of a bundle.
@@ -59,9 +59,9 @@ export async function main([folder]) {
     console.log(text);
     return code;
   } catch (error) {
-    console.error(`error: this is no bundle that student.mjs reads (${String(error.message ?? error).split("\n")[0]}).`);
+    console.error(`error: this is no bundle that brief.mjs reads (${String(error.message ?? error).split("\n")[0]}).`);
     return 2;
   }
 }
 
-if (globalThis.process?.argv[1]?.endsWith("student.mjs")) process.exitCode = await main(process.argv.slice(2));
+if (globalThis.process?.argv[1]?.endsWith("brief.mjs")) process.exitCode = await main(process.argv.slice(2));

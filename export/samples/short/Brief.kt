@@ -2,8 +2,8 @@
 // It needs a bundle of `edgecmd export RUN --profiles w8,core` and ONNX Runtime for Java: on Android
 // com.microsoft.onnxruntime:onnxruntime-android, on a computer com.microsoft.onnxruntime:onnxruntime.
 //
-//   kotlinc Student.kt -cp onnxruntime.jar -include-runtime -d student.jar
-//   java -cp student.jar:onnxruntime.jar StudentKt BUNDLE
+//   kotlinc Brief.kt -cp onnxruntime.jar -include-runtime -d brief.jar
+//   java -cp brief.jar:onnxruntime.jar BriefKt BUNDLE
 //
 // What makes the input of a picture is in Embed.kt, a folder above, as are the checks of a bundle.
 // Exit codes: 0 all well; 2 a file cannot be used; 6 an embedding differs by more than core.json allows.
@@ -61,7 +61,7 @@ fun main(words: Array<String>) {
     try {
         exitProcess(compare(words[0]))
     } catch (error: Exception) { // of files, numbers or ONNX Runtime
-        System.err.println("error: this is no bundle that Student.kt reads (${error.message?.lines()?.first()}).")
+        System.err.println("error: this is no bundle that Brief.kt reads (${error.message?.lines()?.first()}).")
         exitProcess(2)
     }
 }
