@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -123,7 +123,7 @@ def stdin_task(student: Student, *, draft: bool = False) -> Task:
     return Task(partial(tried, STDIN, read))
 
 
-def standard_input() -> IO[bytes] | BufferedIOBase:
+def standard_input() -> BufferedIOBase:
     """The standard input as bytes.
 
     Raises:
@@ -131,7 +131,7 @@ def standard_input() -> IO[bytes] | BufferedIOBase:
     """
     if sys.stdin is None or sys.stdin.isatty():
         raise InferError("- is the standard input, and nothing is piped into it.", exit_code=2)
-    return sys.stdin.buffer
+    return cast("BufferedIOBase", sys.stdin.buffer)
 
 
 class RawForm(NamedTuple):
@@ -187,7 +187,7 @@ def raw_tasks(path: str, form: RawForm) -> Iterator[Task]:
         yield Task(partial(Failed, path, why))
 
 
-def _frames_of(stream: IO[bytes] | BufferedIOBase, path: str, form: RawForm) -> Iterator[Task]:
+def _frames_of(stream: BufferedIOBase, path: str, form: RawForm) -> Iterator[Task]:
     size, num = int(np.prod(form.shape)) * np.dtype(form.dtype).itemsize, 0
     while True:
         data = stream.read(size)

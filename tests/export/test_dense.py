@@ -164,7 +164,7 @@ def test_a_page_is_refused(made: Made) -> None:
     if made.front_end != "image-dense":
         return
     with pytest.raises(ExportError, match="--masks"):
-        page_info(made.folder / "student.onnx", gallery=None)
+        page_info(Student(made.folder / "student.onnx"), gallery=None)
 
 
 def test_masks_by_hand(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from export.device.intake import Failed, Given, Task, groups, loaded, raw_form, 
 from export.device.printing import Sink
 from export.device.reading import InferError, Reading
 from export.device.student import Prediction, Student
+from tests.command_line import take_interrupts
 
 
 @pytest.fixture
@@ -138,13 +139,15 @@ class TestRawFrames:
     def test_a_frame_is_answered_before_the_next_is_there(self, model, make, tmp_path):
         data = make.images(2)
         command = [sys.executable, "-m", "export.device.infer", model, "-", "--raw", "32x32", "--json"]
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, preexec_fn=take_interrupts
+        ) as process:
             for one in data:
                 process.stdin.write(one.tobytes())
                 process.stdin.flush()
                 assert "frame" in json.loads(process.stdout.readline())
             process.send_signal(signal.SIGINT)
-            assert process.wait(timeout=60) == 130
+            assert process.wait(timeout=1200) == 130
             assert process.stdout.read() == b""
 
 
