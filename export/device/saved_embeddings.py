@@ -260,7 +260,7 @@ def _checked_rejection(found: Mapping[str, np.ndarray]) -> Rejection | None:
     if threshold.shape != () or threshold.dtype.kind != "f" or not abs(float(threshold)) <= 1 + UNIT_GAP:
         raise DecodeError("its threshold is no cosine")
     fits = errors.shape == (2, 2) and errors.dtype.kind == "i"
-    if not fits or (errors < 0).any() or (errors[:, 0] > errors[:, 1]).any():
+    if not fits or (errors < 0).any() or (errors[:, 0] > errors[:, 1]).any() or errors[0, 1] < 1:
         raise DecodeError("its errors are no counts of false accepts and rejects")
     accepts, rejects = (tuple(row) for row in errors.tolist())
     return Rejection(float(threshold), accepts, rejects)

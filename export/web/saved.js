@@ -258,7 +258,7 @@ function rejectionOf(found) {
   if (threshold.shape.length || threshold.kind !== "f" || !(Math.abs(threshold.values[0]) <= 1 + UNIT_GAP)) {
     throw new Error("its threshold is no cosine");
   }
-  if (errors.kind !== "i" || errors.shape.join() !== "2,2" || Math.min(a, b, c, d) < 0 || a > b || c > d) {
+  if (errors.kind !== "i" || errors.shape.join() !== "2,2" || Math.min(a, b, c, d) < 0 || a > b || c > d || b < 1) {
     throw new Error("its rates of wrong answers are none");
   }
   return { threshold: threshold.values[0], accepts: [a, b], rejects: [c, d] };

@@ -300,6 +300,7 @@ def arrays_of(path):
         ({"threshold": np.float64("nan")}, "its threshold is no cosine"),
         ({"threshold": np.float64(1.5)}, "its threshold is no cosine"),
         ({"errors": np.array([[3, 2], [0, 0]])}, "its errors are no counts"),
+        ({"errors": np.array([[0, 0], [0, 0]])}, "its errors are no counts"),
         ({"errors": np.array([[-1, 2], [0, 0]])}, "its errors are no counts"),
         ({"errors": np.array([1, 2])}, "its errors are no counts"),
         ({"errors": np.array([[{}, 1], [1, 1]], dtype=object)}, "errors"),
