@@ -73,8 +73,8 @@ class _Work:
     place: int
 
 
-# What a worker keeps between turns: of one run, of one round.
-_KEPT: dict[str, tuple[Turns, np.ndarray, int]] = {}
+# What a worker keeps between turns, by the file of weights: of one run, of one round.
+_KEPT: dict[Path, tuple[Turns, np.ndarray, int]] = {}
 
 
 def _turn(work: _Work) -> float:
@@ -83,13 +83,13 @@ def _turn(work: _Work) -> float:
     Raises:
         ClientError: It failed.
     """
-    turns, memory, round_index = _KEPT.get(work.token, (None, None, 0))
+    turns, memory, round_index = _KEPT.get(work.path, (None, None, 0))
     if turns is None or memory is None:
         _KEPT.clear()
         turns, memory = Turns(work.remake(), work.token), _map(work.path)
     if round_index != work.round_index:
         turns.begin(work.layout.views(memory, 0), work.round_index)
-        _KEPT[work.token] = (turns, memory, work.round_index)
+        _KEPT[work.path] = (turns, memory, work.round_index)
     taken = turns.take(work.client, end=math.inf)
     assert taken is not None
     for name, view in work.layout.views(memory, work.place).items():
