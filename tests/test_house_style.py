@@ -31,9 +31,8 @@ MAKE_PROCESSES = {
     "edgecmd/datasets/build/packages.py": "clients of package registries",
     "export/bench/footprint.py": "the memory of a fresh process",
     "export/engines/engine_browser.py": "a browser, from a process of its own",
-    "export/engines/engine_process.py": "engines and converters that may crash",
+    "export/engines/lone_process.py": "engines, converters and readers of foreign bytes that may crash",
     "export/formats/format_table.py": "another Python, asked what it has installed",
-    "export/trust/sandbox.py": "a reader of foreign bytes that may be ended",
     "server/deploy/link.py": "Flower's own program, asked about a SuperLink",
     "server/deploy/kit_processes.py": "the server and sites of a trial, by their kits' own scripts",
 }

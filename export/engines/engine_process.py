@@ -1,10 +1,8 @@
 """One engine or converter in a process of its own, which may crash or hang, and whose answer is a file."""
 
-import contextlib
 import json
 import os
 import signal
-import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ import numpy as np
 
 from edgecmd.core.text import one_line
 from export.engines.engine_table import Found
+from export.engines.lone_process import run_alone
 
 MOST_REASON = 200
 
@@ -94,31 +93,10 @@ def run_process(command: Sequence[str], folder: Path, *, timeout_s: float) -> st
     kept = ("PATH", "HOME", "LD_LIBRARY_PATH", "SYSTEMROOT")
     environment = {"OMP_NUM_THREADS": "1", **{key: os.environ[key] for key in kept if key in os.environ}}
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=log,
-            start_new_session=True,
-        )
-        try:
-            code: int | None = process.wait(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            code = None
-        finally:
-            _end(process)
+        code = run_alone(command, folder=folder, environment=environment, errors=log, timeout_s=timeout_s)
     if code is None:
         return f"no answer within {timeout_s:g} seconds (--timeout)"
     lines = (folder / "log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
     if code < 0:
         return f"it crashed with signal {-code} ({signal.Signals(-code).name})"
     return "" if code == 0 else one_line(lines[-1] if lines else f"exit code {code}")[:MOST_REASON]
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End a process and all that it started."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()

@@ -7,7 +7,7 @@ import copy
 import json
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from export.graph.front_graph import SCALED
 from export.graph.spec import ExportSpec
 from export.trust.core_student import CoreStudent
 from export.trust.verify import (
+    Device,
     ParityLimits,
     ParityReport,
     TaskMetric,
@@ -140,8 +141,7 @@ def _ort(name: str, folder: Path, source: Source, subject: Subject) -> Converted
     _write(folder, file, to_ort(folder / source.file))
     device = folder / file if source.core is None else source.core.with_core(folder / file)
     takes = source.core.takes if source.core is not None else lambda _: True
-    parity = verify(device, subject.reference, images=subject.images, task=subject.task, takes=takes)
-    _refuse(parity, source.limits, subject, name=name, profile=source.profile)
+    parity = _measured(device, name, source, subject, takes=takes)
     import onnxruntime
 
     return Converted(
@@ -159,11 +159,20 @@ def _write(folder: Path, file: str, data: bytes) -> None:
     write_artefact(folder, file, data, may_leave=True, place="bundle")
 
 
-def _refuse(parity: ParityReport, limits: ParityLimits, subject: Subject, *, name: str, profile: str) -> None:
-    """Refuse a file that is further from the student than its profile may be."""
-    called = f"{profile} as {name}"
-    refuse_mismatch(parity, limits, profile=called, engine=FORMATS[name].title)
+def _measured(
+    device: Path | Device,
+    name: str,
+    source: Source,
+    subject: Subject,
+    *,
+    takes: Callable[[np.ndarray], bool],
+) -> ParityReport:
+    """How far a file is from the student; refused where that is further than its profile may be."""
+    parity = verify(device, subject.reference, images=subject.images, task=subject.task, takes=takes)
+    called = f"{source.profile} as {name}"
+    refuse_mismatch(parity, source.limits, profile=called, engine=FORMATS[name].title)
     refuse_below(parity, floor=subject.floor, profile=called)
+    return parity
 
 
 def _of_core(name: str, folder: Path, source: Source, core: CoreStudent, subject: Subject) -> Converted:
@@ -183,8 +192,7 @@ def _of_core(name: str, folder: Path, source: Source, core: CoreStudent, subject
     variants = variants_of(subject.reference, subject.images, takes=core.takes)
     for raw in (*variants.values(), subject.images):
         version = device.ask(raw, folder / file, name, outputs=spec.output_names)
-    parity = verify(device, subject.reference, images=subject.images, task=subject.task, takes=core.takes)
-    _refuse(parity, source.limits, subject, name=name, profile=source.profile)
+    parity = _measured(device, name, source, subject, takes=core.takes)
     return Converted(
         file=file,
         format=name,

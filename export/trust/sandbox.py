@@ -8,7 +8,6 @@ import json
 import math
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from edgecmd.core.errors import ConfigError
+from export.engines.lone_process import run_alone
 from export.trust import worker
 from export.trust.errors import AGAIN, TrustError
 from export.trust.npz import read_npz
@@ -161,22 +161,7 @@ def _run(job: Mapping[str, object], folder: Path, *, timeout_s: float) -> tuple[
     environment |= {key: os.environ[key] for key in ("LD_LIBRARY_PATH", "PATH") if key in os.environ}
     log = folder / "log"
     with log.open("xb") as errors:
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-            start_new_session=True,
-        )
-        try:
-            code: int | None = process.wait(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            code = None
-        finally:
-            process.kill()
-            process.wait()
+        code = run_alone(command, folder=folder, environment=environment, errors=errors, timeout_s=timeout_s)
     with log.open("rb") as errors:
         return code, errors.read(4 * MAX_REASON).decode("utf-8", "replace")
 
