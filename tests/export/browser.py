@@ -37,6 +37,10 @@ LAUNCHER = (
     " os.execv(sys.argv[3], sys.argv[3:])"
 )
 ANSWER_S = 60.0
+# When the page may be used, has nothing left to look up, and has answered a drawing.
+READY = "document.body && document.body.dataset.state === 'ready'"
+QUIET = "document.getElementById('nearest').getAttribute('aria-busy') === 'false'"
+SEEN = f"Boolean({QUIET} && window.edgecmdSeen && window.edgecmdSeen.isFinished)"
 PIPE_BYTES = 1 << 20
 
 

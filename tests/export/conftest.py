@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from browser import Browser, find_chromium, open_browser
 
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.models.students import Student, build_student
@@ -162,3 +163,13 @@ def ort_web(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from web_parts import real_runtime
 
     return real_runtime(tmp_path_factory.mktemp("npm"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A Chromium for the tests of one module."""
+    chromium = find_chromium()
+    if chromium is None:
+        pytest.skip("Chromium is not installed")
+    with open_browser(chromium) as one:
+        yield one

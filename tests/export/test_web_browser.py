@@ -1,12 +1,12 @@
 """The page in a real browser: drawn on with the mouse and the keys, and compared with Python."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import Browser, find_chromium, open_browser
+from browser import READY, SEEN, Browser, find_chromium
 from web_parts import make_gallery
 
 from edgecmd.datasets.emoji import shrink
@@ -21,19 +21,9 @@ HOUSE = [
     [(0.2, 0.9), (0.2, 0.45), (0.8, 0.45), (0.8, 0.9), (0.2, 0.9)],
     [(0.1, 0.47), (0.5, 0.1), (0.9, 0.47)],
 ]
-READY = "document.body && document.body.dataset.state === 'ready'"
-QUIET = "document.getElementById('nearest').getAttribute('aria-busy') === 'false'"
-SEEN = f"Boolean({QUIET} && window.edgecmdSeen && window.edgecmdSeen.isFinished)"
 CTRL, SHIFT = 2, 8
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    assert CHROMIUM
-    with open_browser(CHROMIUM) as one:
-        yield one
 
 
 @pytest.fixture(scope="module")

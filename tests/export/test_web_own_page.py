@@ -1,13 +1,13 @@
 """The page in a real browser: one's own classes and drawings, two files, the engine, small screens."""
 
 import base64
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import Browser, find_chromium, open_browser
+from browser import QUIET, READY, SEEN, Browser, find_chromium, open_browser
 from PIL import Image
 from web_parts import make_gallery
 
@@ -19,20 +19,10 @@ from export.web.page import build_web
 from export.web.page_parts import strangers_part
 
 CHROMIUM = find_chromium()
-READY = "document.body && document.body.dataset.state === 'ready'"
-QUIET = "document.getElementById('nearest').getAttribute('aria-busy') === 'false'"
-SEEN = f"Boolean({QUIET} && window.edgecmdSeen && window.edgecmdSeen.isFinished)"
 HOSTILE = "<img src=x onerror=document.title='broken'>"
 STROKES = [[(0.2, 0.2), (0.8, 0.8)], [(0.5, 0.1), (0.5, 0.9)], [(0.1, 0.5), (0.9, 0.5)]]
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    assert CHROMIUM
-    with open_browser(CHROMIUM) as one:
-        yield one
 
 
 @pytest.fixture(scope="module")
