@@ -228,6 +228,12 @@ def warm_start(
     simclr: Annotated[
         bool, typer.Option("--simclr", help="SimCLR on the images instead: the start of presimclr.")
     ] = False,
+    moved: Annotated[
+        bool,
+        typer.Option(
+            "--moved", help="Move each image anew before the teacher sees it: for 2,000 steps or more."
+        ),
+    ] = False,
     config: ConfigFile = None,
     settings: Settings = None,
 ) -> None:
@@ -239,6 +245,8 @@ def warm_start(
     from edgecmd.recipes.presimclr import source_start
     from edgecmd.recipes.warm_start import warm_start as train
 
+    if simclr and moved:
+        raise ConfigError("--simclr has views of its own and no teacher. Leave out --moved.")
     one_thread()
     resolved = read_settings(config, settings)
     run, progress = Assembly().run(resolved), step_line(steps, num_lines=10)
@@ -246,7 +254,7 @@ def warm_start(
         rate = resolved.pretrain.learning_rate
         student = source_start(run, num_steps=steps, learning_rate=rate, progress=progress)
     else:
-        student = train(run, num_steps=steps, progress=progress)
+        student = train(run, num_steps=steps, moved=moved, progress=progress)
     save_student(student, out)
     if simclr:
         say(f"Wrote {out}. Use it: --set distill.loss=simclr --set student.path={out}")

@@ -11,15 +11,15 @@ from dataclasses import replace
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from edgecmd import losses
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.seeding import numpy_generator, torch_generator
-from edgecmd.data.augment import outlines, two_tones
+from edgecmd.data.augment import SOURCE_MOTION, outlines, two_tones
 from edgecmd.data.modalities.image import augment_image
-from edgecmd.data.modalities.motion import uniform
+from edgecmd.data.modalities.motion import random_affine, uniform
 from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.on_device import sent
 from edgecmd.models.devices import device_of, forward
@@ -36,19 +36,22 @@ TONE_SHARE = 0.2
 Batch = Float[Tensor, "batch channels height width"]
 
 
-def warm_start(run: Run, *, num_steps: int, progress: Progress | None = None) -> Student:
+def warm_start(run: Run, *, num_steps: int, moved: bool = False, progress: Progress | None = None) -> Student:
     """Distil a new student on the public set.
 
     Args:
         run: Student, learning rate, temperature and seed.
         num_steps: Optimiser steps of 256 images.
+        moved: Turn, shift, scale and mirror each image before the teacher looks at it again, so that no
+            two steps show the same image; otherwise a long training learns a small public set by heart.
         progress: Called with (steps done, mean loss of the batch).
 
     Returns:
         The student, in evaluation mode.
 
     Raises:
-        ConfigError: The target is recordings.
+        ConfigError: The target is recordings, or images are to be moved for a teacher that is only known by
+            its features.
 
     Guarantees:
         Reads public images, the teacher and settings; no pair and no label.
@@ -61,6 +64,11 @@ def warm_start(run: Run, *, num_steps: int, progress: Progress | None = None) ->
             " Leave student.path empty."
         )
     refuse_dense(run.student.architecture, what="A warm start")
+    if moved and run.task.has_ready_features:
+        raise ConfigError(
+            "teacher.pair_features says nothing of images that are moved. Leave out --moved, or set"
+            " teacher.name or teacher.path."
+        )
     # A run that holds most of it begins with what is made here.
     student = replace(run, student=replace(run.student, trainable=ALL)).new_student()
     features = torch.from_numpy(np.asarray(run.task.public_features))
@@ -73,20 +81,27 @@ def warm_start(run: Run, *, num_steps: int, progress: Progress | None = None) ->
 
     def gradient(_: int) -> Tensor:
         index = torch.from_numpy(rows.integers(0, len(images), BATCH_SIZE))
-        target = drawings(
-            sent(images[index], device),
-            size=run.task.target_side,
-            channels=student.in_channels,
-            generator=coins,
-        )
+        shown = sent(images[index], device)
+        if moved:
+            shown = random_affine(shown, SOURCE_MOTION, generator=coins)
+            taught = sent(features_of(run.task.teacher.network, shown), device)
+        else:
+            taught = sent(features[index], device)
+        target = drawings(shown, size=run.task.target_side, channels=student.in_channels, generator=coins)
         view = augment_image(target, strength=run.distill.augment, generator=coins)
-        taught = sent(features[index], device)
         seen = forward(student, view, run.distill.precision)
         return mean_gradient(losses.cmc(seen, taught, temperature=run.distill.temperature))
 
     schedule = scheduled(optimizer, run.distill, total_steps=num_steps)
     optimise(optimizer, num_steps, gradient=gradient, schedule=schedule, progress=progress)
     return student.eval()
+
+
+@torch.no_grad()
+def features_of(network: nn.Module, image_BCHW: Batch) -> Float[Tensor, "batch dim"]:
+    """What a teacher says of images that are scaled already, on its own device."""
+    features: Tensor = network(sent(image_BCHW, device_of(network)))
+    return features
 
 
 def drawings(

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.anchors import procedural_images
 from edgecmd.models.student_file import save_student
-from edgecmd.recipes.warm_start import drawings, warm_start
+from edgecmd.recipes import warm_start as recipe
+from edgecmd.recipes.warm_start import drawings, features_of, warm_start
 from edgecmd.training.task import Task
 from tests.tiny_federation import TESTED, run_of, task_of
 
@@ -29,9 +31,45 @@ def test_it_learns_and_touches_no_pair(tiny: RunConfig, monkeypatch: pytest.Monk
     assert losses[-1] < losses[0]
 
 
-def test_equal_settings_give_equal_weights(tiny: RunConfig) -> None:
-    one, other = (warm_start(run_of(tiny), num_steps=2).state_dict() for _ in range(2))
+@pytest.mark.parametrize("moved", [False, True])
+def test_equal_settings_give_equal_weights(tiny: RunConfig, moved: bool) -> None:
+    one, other = (warm_start(run_of(tiny), num_steps=2, moved=moved).state_dict() for _ in range(2))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_teacher_looks_at_each_moved_image_again(
+    tiny: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it is shown is what becomes a drawing, and no public image as it is."""
+    seen, drawn = list[torch.Tensor](), list[torch.Tensor]()
+
+    def look(network: torch.nn.Module, image: torch.Tensor) -> torch.Tensor:
+        seen.append(image)
+        return features_of(network, image)
+
+    def draw(image: torch.Tensor, **others: Any) -> torch.Tensor:
+        drawn.append(image)
+        return drawings(image, **others)
+
+    monkeypatch.setattr(recipe, "features_of", look)
+    monkeypatch.setattr(recipe, "drawings", draw)
+    run = run_of(tiny)
+    warm_start(run, num_steps=2, moved=True)
+    public = {image.numpy().tobytes() for image in run.task.public_inputs(use="test")[:]}
+    assert len(seen) == 2
+    for shown, became in zip(seen, drawn, strict=True):
+        assert torch.equal(shown, became)
+        assert not public & {image.numpy().tobytes() for image in shown}
+    drawn.clear()
+    warm_start(run, num_steps=1)
+    assert {image.numpy().tobytes() for image in drawn[0]} <= public
+
+
+def test_ready_features_say_nothing_of_moved_images(tiny: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of(tiny)
+    monkeypatch.setattr(Task, "has_ready_features", True)
+    with pytest.raises(ConfigError, match="Leave out --moved"):
+        warm_start(run, num_steps=1, moved=True)
 
 
 def test_a_drawing_is_ink_on_white_in_the_student_s_size() -> None:
