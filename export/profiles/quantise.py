@@ -27,6 +27,9 @@ from onnxruntime.quantization import (
 )
 
 from edgecmd.core.errors import ExportError
+from export.profiles.channels import equalise, fold_factors, values_to_scale
+from export.profiles.ranges import extremes_of
+from export.profiles.rounding import carry_rounding
 
 STUDENT = "student."
 # A student of recordings has its front end inside; that stays exact too.
@@ -41,6 +44,8 @@ DYNAMIC = ("Gemm", "MatMul")
 IN_FLOAT = ("HardSigmoid", "HardSwish", "Sigmoid")
 # Weights for each channel that a layer reads or writes, from which on it is worth rounding around it.
 LEAST_REUSE = 60
+# With fewer calibration inputs weights are rounded to the nearest.
+LEAST_INPUTS = 64
 
 
 class CalibrationReader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
@@ -64,12 +69,14 @@ def quantise_static(
 ) -> onnx.ModelProto:
     """Quantise weights (signed, a scale for each output channel) and activations (unsigned) to 8 bits.
 
-    Signed activations, 16-bit activations and a scale for the whole weight were all measured to be slower or
-    further from the original on x86.
+    Before, factors are folded and channels are brought to more alike sizes, which changes nothing of what is
+    computed; after, weights are rounded so that later ones make good what earlier ones lost. Signed
+    activations, 16-bit activations and a scale for the whole weight were all measured to be slower or further
+    from the original on x86.
 
     Args:
         model: Exported; its nodes are named after the modules they come from.
-        calibration: Raw inputs whose ranges are taken (the least and largest value of each layer).
+        calibration: Raw inputs whose ranges are taken.
         leave_out: Names of layers that stay in float32.
         alone: Whether everything between the layers stays in float32 too.
 
@@ -79,23 +86,66 @@ def quantise_static(
     operators = [*LAYERS, *BETWEEN]
     if alone or any(node.op_type in NORMS for node in model.graph.node):
         operators = list(LAYERS)
-    kept = [node.name for node in model.graph.node if not is_students(node.name)]
+    model = fold_factors(model)
+    sizes = extremes_of(model, calibration, values_to_scale(model))
+    model = equalise(model, {name: one.tops() for name, one in sizes.items()})
+    left = [*leave_out, *_last_between(model, leave_out)]
+    inside = [node for node in model.graph.node if is_students(node.name) and node.name not in left]
+    inside = [node for node in inside if node.op_type in operators]
+    kept = {node.name for node in model.graph.node} - {node.name for node in inside}
+    ranges = _ranges(model, calibration, inside)
 
     def run(source: Path, target: Path) -> None:
         quantize_static(
             source,
             target,
-            CalibrationReader(calibration, name=model.graph.input[0].name),
+            CalibrationReader(calibration[:1], name=model.graph.input[0].name),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
             op_types_to_quantize=operators,
-            nodes_to_exclude=[*kept, *leave_out],
+            nodes_to_exclude=sorted(kept),
+            extra_options={"TensorQuantOverrides": ranges},
         )
 
-    return _through_files(model, run)
+    made = _through_files(model, run)
+    if len(calibration) >= LEAST_INPUTS:
+        carry_rounding(made, model, calibration, layers=[node for node in inside if node.op_type == "Conv"])
+    return made
+
+
+def _last_between(model: onnx.ModelProto, leave_out: Sequence[str]) -> list[str]:
+    """Additions and the like that no layer in 8 bits follows: rounding what they give would buy nothing."""
+    found, needed = list[str](), set[str]()
+    for node in reversed(model.graph.node):
+        followed = not needed.isdisjoint(node.output)
+        if (node.op_type in LAYERS and is_students(node.name) and node.name not in leave_out) or followed:
+            needed.update(node.input)
+        elif node.op_type in BETWEEN and is_students(node.name):
+            found.append(node.name)
+    # What a convolution gives is rounded in any case, and then the ReLU behind it costs nothing.
+    makers = {name: node for node in model.graph.node for name in node.output}
+    relus = {node.name: node for node in model.graph.node if node.op_type == "Relu"}
+    return [
+        name
+        for name in found
+        if name not in relus or getattr(makers.get(relus[name].input[0]), "op_type", "") not in LAYERS
+    ]
+
+
+def _ranges(
+    model: onnx.ModelProto, calibration: np.ndarray, inside: Sequence[onnx.NodeProto]
+) -> dict[str, list[dict[str, np.float32]]]:
+    """Ranges of what the nodes in 8 bits take and give, as ONNX Runtime's quantiser reads them."""
+    constants = {entry.name for entry in model.graph.initializer} | {""}
+    names = {name for node in inside for name in (*node.input, *node.output)} - constants
+    found = {name: one.range() for name, one in extremes_of(model, calibration, sorted(names)).items()}
+    for node in inside:
+        if node.op_type == "Relu" and node.input[0] in found:
+            found[node.input[0]] = found[node.output[0]]
+    return {name: [{"rmin": low, "rmax": high}] for name, (low, high) in found.items()}
 
 
 def quantised_layers(model: onnx.ModelProto) -> list[str]:
