@@ -21,7 +21,7 @@ COHORTS = (1_000, 10_000, 100_000, 1_000_000)
 ROUNDS = 100
 HOUR_S, DAY_S = 3600.0, 86400.0
 # Bytes of a weight, sent and returned, and what encoding adds.
-WEIGHT_BYTES, ENCODED = 4, 1.004
+WEIGHT_BYTES, ENCODED = 4, 1.016
 # Seconds between two questions of a SuperNode for work, and between two signs of life: Flower 1.41.
 POLL_S, HEARTBEAT_S = 3.0, 30.0
 ASKED = 2000
@@ -47,8 +47,8 @@ class Terms:
     parameters: float = 55_222
     visit_ms: float = 13.3
     build_us: float = 10.0
-    client_bytes: float = 590.0
-    ray_ms: float = 60.0
+    client_bytes: float = 450.0
+    ray_ms: float = 104.0
     answer_ms: float = 1000.0
     node_ms: float = 430.0
     request_ms: float = 2.6
@@ -72,7 +72,8 @@ def tables(terms: Terms) -> str:
             asked * each / 1000 / HOUR_S
             for each in (terms.visit_ms, terms.visit_ms + terms.ray_ms, terms.answer_ms)
         ]
-        cores = ", ".join(f"{one * ROUNDS * HOUR_S / DAY_S:,.2g}" for one in hours)
+        per_day = [one * ROUNDS * HOUR_S / DAY_S for one in hours]
+        cores = ", ".join(f"{one:,.0f}" if one >= 10 else f"{one:.2f}" for one in per_day)
         lines.append(
             f"| {asked:,} | {2 * reply * ENCODED * asked / 1e9:,.2f} | {hours[0]:,.3f} | {hours[1]:,.3f}"
             f" | {hours[2]:,.1f} | {cores} | {reply * terms.reply_factor * asked / 1e9:,.1f} |"
