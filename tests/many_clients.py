@@ -1,8 +1,8 @@
 """Cost of a simulation against its number of clients: ``python -m tests.many_clients --clients 100,10000``.
 
-A tenth of the clients is asked in each round; each holds two of the pairs (partition ``resampled``) and makes
-one step. Every number of clients runs in a fresh process. CPU time for each client that was asked, and peak
-memory, are also divided by those of the first.
+A share of the clients (``--fraction``) is asked in each round; each holds two of the pairs (partition
+``resampled``) and makes one step. Every number of clients runs in a fresh process. CPU time for each client
+that was asked, and peak memory, are also divided by those of the first.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from server.simulate import simulate
 SETTINGS = (
     *("data.image_size=32", "data.source_size=64", "student.architecture=ws-50k", "distill.batch_size=2"),
     *("federation.partition=resampled", "federation.pairs_per_client=2", "federation.local_steps=1"),
-    *("federation.client_fraction=0.1", "evaluate.every_rounds=0"),
+    "evaluate.every_rounds=0",
 )
 
 
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--clients", default="100,10000,100000")
     parser.add_argument("--visits", type=int, default=2000, help="Clients asked in all, at least one round.")
     parser.add_argument("--rounds", type=int, default=0, help="Rounds, whatever the visits.")
+    parser.add_argument("--fraction", type=float, default=0.1, help="Share of the clients asked a round.")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--set", action="append", default=[])
     arguments = parser.parse_args()
@@ -54,11 +55,12 @@ def main() -> None:
     write("|---|---|---|---|---|---|---|---|\n")
     first: tuple[float, float] | None = None
     for num in map(int, arguments.clients.split(",")):
-        asked = max(1, num // 10)
+        asked = max(1, round(arguments.fraction * num))
         rounds = arguments.rounds or max(1, arguments.visits // asked)
         given = [
             *SETTINGS,
             f"federation.num_clients={num}",
+            f"federation.client_fraction={arguments.fraction}",
             f"federation.num_rounds={rounds}",
             *arguments.set,
         ]

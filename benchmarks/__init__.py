@@ -1,0 +1,1 @@
+"""Measurements against other software, run by hand in a checkout."""
