@@ -11,6 +11,7 @@ from edgecmd.core.errors import ConfigError
 from edgecmd.core.text import printable
 from edgecmd.privacy.mechanisms import MECHANISMS, default_loss
 from edgecmd.settings import (
+    NO_COMPRESSION,
     DataConfig,
     DistillConfig,
     EvaluateConfig,
@@ -93,6 +94,15 @@ class RunConfig:
             )
         if self.federation.buffer_size:
             self._check_buffer()
+        if self.federation.compression != NO_COMPRESSION:
+            from edgecmd.training.codecs import check_compression
+
+            row = MECHANISMS.get(self.privacy.mechanism)
+            check_compression(
+                self.federation,
+                aggregation=self.privacy.aggregation,
+                one_shot=row is not None and row.one_shot,
+            )
         if self.privacy.mechanism != "none":
             self._keep_pairs_apart()
 

@@ -8,6 +8,7 @@ from edgecmd.config.assemble import run_folder
 from edgecmd.config.reader import flatten
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
+from edgecmd.settings import NO_COMPRESSION
 
 Table = dict[str, Any]
 
@@ -137,6 +138,11 @@ def read_request(
         raise ConfigError(
             f"privacy.mechanism={config.privacy.mechanism!r}: robust strategies need to see each reply, which"
             " privacy does not show them. Set privacy.mechanism=none."
+        )
+    if config.federation.compression != NO_COMPRESSION:
+        raise ConfigError(
+            f"federation.compression={config.federation.compression!r}: an attacker multiplies the move that it"
+            " made, and here that travels coded. Set federation.compression=none."
         )
     named = tuple(dict.fromkeys(read_attack(one).name for one in _words(attacks)))
     dropped = _percents("--drop-outs", drop_outs)
