@@ -52,7 +52,7 @@ def plan_facts(config: RunConfig, assembly: Assembly) -> dict[str, Any]:
     run = assembly.run(config)
     whole, parts = run.task.data, run.parts
     student, federation = run.new_student(), run.federation
-    whole = sum(tensor.numel() * tensor.element_size() for tensor in student.state_dict().values())
+    payload = sum(tensor.numel() * tensor.element_size() for tensor in student.state_dict().values())
     wire = run.wire(student)
     asked = federation.answers_a_round
     return {
@@ -82,7 +82,7 @@ def plan_facts(config: RunConfig, assembly: Assembly) -> dict[str, Any]:
             "local_steps": federation.local_steps,
             "steps": federation.num_rounds * federation.local_steps,
         },
-        "bytes_a_round": (2 * whole if wire is None else sum(wire.num_bytes)) * asked,
+        "bytes_a_round": (2 * payload if wire is None else sum(wire.num_bytes)) * asked,
         "needs": needs(run, student),
         "warnings": teacher_warnings(run.task, config.teacher),
         "notes": notes_in_short(run.task, config.data),

@@ -242,7 +242,7 @@ class Wire:
         seed: Of the run; draws follow from it, the round and the client.
 
     Guarantees:
-        What is sent depends on the weights, the client's rest, the seed, the round and the client alone: it is
+        What is sent depends on weights, the client's rest, seed, round and client alone: it is
         the same to the byte in every runtime and with any number of workers. The sizes of all parts follow
         from the settings and the student: a receiver allocates nothing because a sender says so.
     """

@@ -141,8 +141,8 @@ def read_request(
         )
     if config.federation.compression != NO_COMPRESSION:
         raise ConfigError(
-            f"federation.compression={config.federation.compression!r}: an attacker multiplies the move that it"
-            " made, and here that travels coded. Set federation.compression=none."
+            f"federation.compression={config.federation.compression!r}: an attacker multiplies the move that"
+            " it made, and here that travels coded. Set federation.compression=none."
         )
     named = tuple(dict.fromkeys(read_attack(one).name for one in _words(attacks)))
     dropped = _percents("--drop-outs", drop_outs)
