@@ -461,6 +461,11 @@ class FederationConfig(Section):
             )
 
     @property
+    def compressed(self) -> bool:
+        """Whether weights travel otherwise than as they are."""
+        return self.compression != NO_COMPRESSION
+
+    @property
     def answers_a_round(self) -> int:
         """Answers that a round waits for where no client fails: a buffer, or the clients that it asks."""
         return self.buffer_size or max(1, round(self.num_clients * self.client_fraction))

@@ -19,7 +19,7 @@ from edgecmd.privacy.step.private_step import StepProbe, distil_privately
 from edgecmd.privacy.step.randomness import make_source
 from edgecmd.privacy.step.units import unit_loss
 from edgecmd.run import Run
-from edgecmd.settings import NO_COMPRESSION, FederationConfig
+from edgecmd.settings import FederationConfig
 from edgecmd.training.averaging import Arrays, average, load_arrays, part_of_step, to_arrays
 from edgecmd.training.distill import Place, optimizer_tensors, restore_optimizer
 from edgecmd.training.task import Holding
@@ -103,7 +103,7 @@ class Replay:
                 " weights; in this run they did not. Audit the student that shipped"
                 " (`edgecmd audit risk` without --retrain), or the step (`edgecmd audit step`)."
             )
-        if self.run.federation.compression != NO_COMPRESSION:
+        if self.run.federation.compressed:
             raise ConfigError(f"{CODED} Audit the student that shipped, or the step (`edgecmd audit step`).")
         self.arrays = to_arrays(self.student)
 

@@ -11,7 +11,6 @@ from edgecmd.core.errors import ConfigError
 from edgecmd.core.text import printable
 from edgecmd.privacy.mechanisms import MECHANISMS, default_loss
 from edgecmd.settings import (
-    NO_COMPRESSION,
     DataConfig,
     DistillConfig,
     EvaluateConfig,
@@ -94,15 +93,11 @@ class RunConfig:
             )
         if self.federation.buffer_size:
             self._check_buffer()
-        if self.federation.compression != NO_COMPRESSION:
+        if self.federation.compressed:
             from edgecmd.training.codecs import check_compression
 
-            row = MECHANISMS.get(self.privacy.mechanism)
-            check_compression(
-                self.federation,
-                aggregation=self.privacy.aggregation,
-                one_shot=row is not None and row.one_shot,
-            )
+            once = getattr(MECHANISMS.get(self.privacy.mechanism), "one_shot", False)
+            check_compression(self.federation, aggregation=self.privacy.aggregation, one_shot=once)
         if self.privacy.mechanism != "none":
             self._keep_pairs_apart()
 

@@ -34,6 +34,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 from torch import nn
 
 from edgecmd.catalogue.strategy_rows import STRATEGIES
@@ -66,13 +67,13 @@ class Layout:
     @classmethod
     def of(cls, student: nn.Module) -> "Layout":
         """The layout of a student's weights."""
-        buffers = {name for name, _ in student.named_buffers()}
-        found = {name: value.cpu().numpy() for name, value in sorted(student.state_dict().items())}
-        coded = {name for name, value in found.items() if value.dtype == np.float32 and name not in buffers}
-        return cls(
-            shapes={name: value.shape for name, value in found.items() if name in coded},
-            whole={name: (value.shape, value.dtype) for name, value in found.items() if name not in coded},
-        )
+        buffers, shapes, whole = {name for name, _ in student.named_buffers()}, {}, {}
+        for name, value in sorted(student.state_dict().items()):
+            if value.dtype == torch.float32 and name not in buffers:
+                shapes[name] = tuple(value.shape)
+            else:
+                whole[name] = tuple(value.shape), value.new_empty(0, device="cpu").numpy().dtype
+        return cls(shapes=shapes, whole=whole)
 
     @cached_property
     def num(self) -> int:

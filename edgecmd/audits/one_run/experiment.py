@@ -25,7 +25,6 @@ from edgecmd.core.errors import PrivacyError
 from edgecmd.core.progress import ticker
 from edgecmd.core.text import counted
 from edgecmd.privacy.plan import PrivacyPlan
-from edgecmd.settings import NO_COMPRESSION
 from edgecmd.training.averaging import to_arrays
 
 NUM_CANARIES = 1000
@@ -293,7 +292,7 @@ def not_audited_because(target: Target) -> str:
             f"federation.buffer_size={size} made asynchronous rounds, and this level makes rounds in which"
             " all clients start from the same weights. `edgecmd audit step` tests each client's noise."
         )
-    if target.run.federation.compression != NO_COMPRESSION:
+    if target.run.federation.compressed:
         return f"{CODED} `edgecmd audit step` tests each client's noise."
     return ""
 

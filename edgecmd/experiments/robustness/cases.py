@@ -8,7 +8,6 @@ from edgecmd.config.assemble import run_folder
 from edgecmd.config.reader import flatten
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
-from edgecmd.settings import NO_COMPRESSION
 
 Table = dict[str, Any]
 
@@ -139,7 +138,7 @@ def read_request(
             f"privacy.mechanism={config.privacy.mechanism!r}: robust strategies need to see each reply, which"
             " privacy does not show them. Set privacy.mechanism=none."
         )
-    if config.federation.compression != NO_COMPRESSION:
+    if config.federation.compressed:
         raise ConfigError(
             f"federation.compression={config.federation.compression!r}: an attacker multiplies the move that"
             " it made, and here that travels coded. Set federation.compression=none."
