@@ -1,4 +1,4 @@
-"""What a client keeps between rounds: its optimiser's state, on its own disk.
+"""What a client keeps between rounds, on its own disk: its optimiser's state, what compression left out.
 
 A file per round: 32 bytes of SHA-256, then safetensors. The last three are kept. A server falls back
 by one checkpoint at most, and may have asked for one round beyond its newest checkpoint when it was
@@ -43,9 +43,9 @@ def load_state(folder: Path, *, round_index: int) -> dict[str, Tensor]:
     digest, tensors = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
     if hashlib.sha256(tensors).digest() != digest:
         raise FederationError(
-            f"The optimiser's state {earlier[-1]} is damaged. Restore the file, or delete the folder"
-            f" {folder}: then this client starts with a fresh optimiser, and the result differs from that of"
-            " an undamaged run."
+            f"The client's state {earlier[-1]} is damaged. Restore the file, or delete the folder"
+            f" {folder}: then this client starts with a fresh optimiser and nothing left over from"
+            " compression, and the result differs from that of an undamaged run."
         )
     return load(tensors)
 

@@ -40,9 +40,12 @@ from edgecmd.privacy.refusals import sealed
 from edgecmd.privacy.secure_sum.updates import update_of, weighted
 from edgecmd.run import Run
 from edgecmd.training.averaging import Arrays, to_arrays
+from edgecmd.training.codecs import Wire
 from edgecmd.training.distill import optimizer_tensors, restore_optimizer
 from edgecmd.training.task import Holding
 
+# Folders of rests; one that is of noised weights alone is never mixed with another.
+REST, NOISED_REST = "rest", "noised-rest"
 SEALED = "it failed; the reason stays in the log of the client"
 LOG = logging.getLogger("edgecmd.client")
 
@@ -162,7 +165,7 @@ class Taken:
 
     Attributes:
         weights: The student after it, by the names of the weights that were sent; they change with the next
-            turn.
+            turn. With ``federation.compression`` what a server decodes of it: `Wire.moves`.
         loss: Mean loss over the local steps.
     """
 
@@ -178,7 +181,8 @@ class Turns:
         token: Name of the run.
 
     Guarantees:
-        The weights of a turn are to the bit those that `answer_train` answers with.
+        The weights of a turn are to the bit those that `answer_train` answers with, given the weights that a
+        client takes from what the server sends.
     """
 
     def __init__(self, run: Run, token: str) -> None:
@@ -217,9 +221,49 @@ class Turns:
             stages.now, folder = "distil", _simulated_state(run, self._token, client)
             loss = _distil(student, holding, run, client=client, round_index=self._round_index, folder=folder)
             stages.now = "encode"
-            return Taken(weights={name: held[name].cpu().numpy() for name in self._sent}, loss=loss)
+            weights = {name: held[name].cpu().numpy() for name in self._sent}
+            wire = run.wire(student)
+            if wire is not None:
+                before = {name: value.numpy() for name, value in self._sent.items()}
+                rest = Rest(folder=folder / REST, round_index=self._round_index, client=client)
+                weights = wire.moves(rest.coded(wire, before, weights))
+            return Taken(weights=weights, loss=loss)
         except RAISED as error:
             raise stages.failed(error) from error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rest:
+    """Where a client keeps what coding left out of its differences, and for which round it asks.
+
+    Attributes:
+        folder: Of its states.
+        round_index: Round, from 1.
+        client: Index of the client.
+    """
+
+    folder: Path
+    round_index: int
+    client: int
+
+    def coded(self, wire: Wire, before: Arrays, after: Arrays) -> dict[str, np.ndarray]:
+        """What the client sends of its move from ``before`` to ``after``; the new rest is kept.
+
+        Raises:
+            FloatingPointError: The move is not finite, or too large; no rest is kept.
+            FederationError: The rest so far is damaged.
+        """
+        kept = load_state(self.folder, round_index=self.round_index).get(REST)
+        parts, left = wire.answer(
+            before,
+            after,
+            None if kept is None else kept.numpy(),
+            round_index=self.round_index,
+            client=self.client,
+        )
+        if left is not None:
+            save_state(self.folder, {REST: torch.from_numpy(left)}, round_index=self.round_index)
+        return parts
 
 
 def _answer(
@@ -236,8 +280,11 @@ def _answer(
     stages.now = "data"
     holding, counting = _holding_of(run, order, node, plan)
     stages.now = "decode"
-    arrays = message.content.array_records["arrays"]
-    student = _decode(arrays, holding, run)
+    student = _shell(holding, run)
+    wire, arrays = run.wire(student), message.content.array_records["arrays"]
+    if wire is not None:
+        arrays = _record(wire.received(_arrays(arrays)))
+    student.load_state_dict(arrays.to_torch_state_dict())
     stages.now, folder = "distil", _state_folder(run, order, node)
     if run.sum_plan is not None:
         asked = message.content.config_records[ASKED]
@@ -273,10 +320,11 @@ def _answer(
             counting=counting,
             folder=folder,
         )
-        return _private_reply(released, node.client)
+        # Only now, of what is counted: nothing before noise may be in a rest.
+        return _private_reply(_coded(wire, arrays, released, order, folder / NOISED_REST), node.client)
     loss = _distil(student, holding, run, client=order.client, round_index=order.round_index, folder=folder)
     stages.now = "encode"
-    weights = _weights(student, list(arrays))
+    weights = _coded(wire, arrays, _weights(student, list(arrays)), order, folder / REST)
     if run.privacy.mechanism != "none":
         return _private_reply(weights, node.client)
     return _reply(weights, loss, node.client, len(holding.data))
@@ -331,10 +379,22 @@ def _shell(holding: Holding, run: Run) -> Student:
     return run.shell((shape[1], shape[2], shape[3]), holding.data.teacher.shape[1])
 
 
-def _decode(arrays: ArrayRecord, holding: Holding, run: Run) -> Student:
-    student = _shell(holding, run)
-    student.load_state_dict(arrays.to_torch_state_dict())
-    return student
+def _coded(
+    wire: Wire | None, before: ArrayRecord, after: ArrayRecord, order: Order, folder: Path
+) -> ArrayRecord:
+    """``after`` as it travels."""
+    if wire is None:
+        return after
+    rest = Rest(folder=folder, round_index=order.round_index, client=order.client)
+    return _record(rest.coded(wire, _arrays(before), _arrays(after)))
+
+
+def _arrays(record: ArrayRecord) -> dict[str, np.ndarray]:
+    return {name: array.numpy() for name, array in record.items()}
+
+
+def _record(arrays: Arrays) -> ArrayRecord:
+    return ArrayRecord({name: Array(value) for name, value in arrays.items()})
 
 
 def _state_folder(run: Run, order: Order, node: Node) -> Path:

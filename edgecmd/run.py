@@ -41,6 +41,7 @@ from edgecmd.settings import (
     PrivacyConfig,
     StudentConfig,
 )
+from edgecmd.training.codecs import Wire, wire_of
 from edgecmd.training.distill import Place, distil, learning_rate_at, make_optimizer
 from edgecmd.training.places import require_dense
 from edgecmd.training.task import Holding, Task
@@ -283,6 +284,10 @@ class Run:
             place=place,
             optimizer=optimizer,
         )
+
+    def wire(self, student: nn.Module) -> Wire | None:
+        """How weights of the run's student travel; None where they do as they are."""
+        return wire_of(self.federation, student, seed=self.seed)
 
     def shell(self, input_shape: tuple[int, int, int], embedding_dim: int) -> Student:
         """A student of the run whose weights are about to be overwritten; one and the same at each call.

@@ -19,6 +19,8 @@ COPIES = ("auto", "join", "leave-out")
 FITS = SQUEEZE, CROP, PAD = ("squeeze", "crop", "pad")
 PRECISIONS = ("float32", "bf16")
 AGGREGATIONS = PLAIN, NOISED_SUM, SECURE_SUM = ("plain", "noised-sum", "secure-sum")
+# What each does: `edgecmd.training.codecs`.
+CODED = NO_COMPRESSION, FP16, INT8, TOP_K = ("none", "fp16", "int8", "top-k")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -436,17 +438,32 @@ class FederationConfig(Section):
     """Share that fedtrimmedavg discards at each end."""
     max_examples: Annotated[int, Interval(ge=1, le=2**53)] = 1_000_000
     """A reply that claims more pairs than this is dropped as absurd."""
+    compression: str = NO_COMPRESSION
+    """How weights travel: none, as they are; fp16; int8, with a scale for each row of weights and stochastic
+    rounding; top-k, of a client's change only the largest numbers (what the server sends is int8 then). For
+    int8 and top-k a client keeps what was left out and adds it in its next round. Not with secure-sum."""
+    top_share: Annotated[float, Interval(ge=1e-6, le=1.0)] = 0.1
+    """For top-k: share of the numbers of its change that a client sends."""
     num_workers: Annotated[int, Interval(ge=1, le=256)] = 1
     """Local processes that run clients, one thread each."""
 
     def _check_together(self) -> None:
         if self.deadline_s != 0:
             refuse_outside("federation.deadline_s", self.deadline_s, least=0.01, most=1e7, kind=float)
+        if self.compression not in CODED:
+            raise ConfigError(
+                f"federation.compression={self.compression!r} is unknown. Allowed: {', '.join(CODED)}."
+            )
         if self.min_clients > self.num_clients:
             raise ConfigError(
                 f"federation.min_clients={self.min_clients} exceeds"
                 f" federation.num_clients={self.num_clients}."
             )
+
+    @property
+    def compressed(self) -> bool:
+        """Whether weights travel otherwise than as they are."""
+        return self.compression != NO_COMPRESSION
 
     @property
     def answers_a_round(self) -> int:

@@ -116,6 +116,7 @@ def federate(
             share_of_step=run.share_of_step,
             one_shot=one_shot(plan, student),
             resident=staying,
+            wire=run.wire(student),
         )
         load_arrays(student, run_rounds(federation, to_arrays(student)))
         telling = [node for node, one in identities.items() if one.spent is not None]

@@ -250,7 +250,10 @@ def gather(federation: Federation, arrays: Arrays, round_index: int) -> Gathered
     cohort, unknown = draw_cohort(federation, round_index)
     num_summed = 0
     if federation.resident is not None:
-        return federation.resident.gather(arrays, cohort, round_index, deadline_s=federation.terms.deadline_s)
+        terms = federation.terms
+        return federation.resident.gather(
+            arrays, cohort, round_index, deadline_s=terms.deadline_s, wire=federation.wire
+        )
     if federation.summed is not None:
         summed = federation.summed.ask(federation, arrays, cohort, round_index)
         usable, rejected, num_summed = [summed.reply], summed.rejected, summed.num_clients
@@ -274,7 +277,11 @@ def ask(
     answers, missing = exchange(federation, train_messages(federation, arrays, cohort, round_index))
     reference = arrays if federation.one_shot is None else federation.one_shot.reference
     usable, rejected = screen(
-        answers, reference, max_examples=config.max_examples, private=federation.private
+        answers,
+        reference,
+        max_examples=config.max_examples,
+        private=federation.private,
+        wire=federation.wire,
     )
     place = {node: index for index, node in enumerate(cohort)}
     return usable, sorted([*rejected, *missing], key=lambda one: place.get(one.node_id, len(place)))
@@ -343,10 +350,14 @@ def _report(
     arrays: Arrays,
     started: float,
 ) -> RoundReport:
-    payload = sum(value.nbytes for value in arrays.values())
+    whole = sum(value.nbytes for value in arrays.values())
+    down, up = (whole, whole) if federation.wire is None else federation.wire.num_bytes
     central, hidden = federation.central, federation.hidden
     num_clients = central.num_answers if central is not None else gathered.num_clients
-    exchanged = 2 * central.normaliser if central is not None and hidden else gathered.num_sent + num_clients
+    num_sent: float = gathered.num_sent
+    num_came: float = num_clients
+    if central is not None and hidden:
+        num_sent = num_came = central.normaliser
     num_examples, loss = (None, None) if federation.private else _weighted_loss(gathered)
     return RoundReport(
         round_index=round_index,
@@ -356,7 +367,7 @@ def _report(
         num_examples=num_examples,
         loss=loss,
         seconds=time.monotonic() - started,
-        bytes_exchanged=round(payload * exchanged),
+        bytes_exchanged=round(down * num_sent + up * num_came),
         metrics=federation.evaluate(round_index, arrays),
     )
 

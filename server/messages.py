@@ -10,10 +10,11 @@ from flwr.serverapp.strategy import FedAvg
 from edgecmd.core.own_code import running
 from edgecmd.settings import FederationConfig
 from edgecmd.training.averaging import Arrays
+from edgecmd.training.codecs import Wire
 from server.cohort import CohortGrid, Terms
 from server.patience import Clock
 from server.screening import Rejection, match
-from server.strategies import to_record
+from server.strategies import from_record, to_record
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,6 +30,7 @@ class Messenger:
         private: Whether replies hold weights alone, and reasons are sealed.
         expectations: Words and digests by name that devices compare with their own; sent with each round.
         clock: What waiting goes by.
+        wire: How weights travel; None where they do as they are.
     """
 
     grid: Grid
@@ -39,6 +41,7 @@ class Messenger:
     private: bool = False
     expectations: Mapping[str, str] = field(default_factory=dict)
     clock: Clock = field(default_factory=Clock)
+    wire: Wire | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,6 +90,11 @@ def train_messages(
                 CohortGrid(messenger.grid, cohort),
             )
         )
+    if messenger.wire is not None:
+        # Messages may share what they hold.
+        for content in {id(one.content): one.content for one in messages}.values():
+            weights = from_record(content.array_records["arrays"], like=arrays)
+            content["arrays"] = to_record(messenger.wire.sent(weights))
     place = {node: index for index, node in enumerate(cohort)}
     for message in messages:
         message.metadata.group_id = str(round_index)

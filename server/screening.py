@@ -7,17 +7,22 @@ node that is down, in its own name, and any node may claim any index.
 """
 
 import io
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord
+from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
 from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode, SType
 
 from edgecmd.data.user_files.decode import printable
 from edgecmd.privacy.refusals import PREFIX, REFUSALS
+from edgecmd.training.averaging import Arrays
+from edgecmd.training.codecs import Wire
+from server.strategies import to_record
 
 RECORDS = ["arrays: ArrayRecord", "metrics: MetricRecord"]
 METRICS = {"num-examples", "loss", "client"}
@@ -139,10 +144,12 @@ def _misfit(reply: Message, message: Message) -> str | None:
 
 def screen(
     replies: Mapping[int, Message],
-    reference: Mapping[str, np.ndarray],
+    reference: Arrays,
     *,
     max_examples: int,
     private: bool = False,
+    wire: Wire | None = None,
+    started: Mapping[int, Arrays] | None = None,
 ) -> tuple[list[Message], list[Rejection]]:
     """Split replies into usable ones, in the order of (claimed index, node), and rejections.
 
@@ -153,6 +160,9 @@ def screen(
         private: Whether a reply must hold weights and index alone; one that holds more is dropped. Reasons
             are then sealed: nothing that a client wrote is in them but a code of
             `edgecmd.privacy.refusals`.
+        wire: How weights travel; usable replies then hold the weights that were decoded. None where they
+            travel as they are.
+        started: The weights that each node was sent; None where all were sent ``reference``.
 
     Returns:
         Usable replies in order (floating-point sums depend on it), rejections.
@@ -166,7 +176,9 @@ def screen(
         if reply.has_error():
             reason: str | None = error_words(reply.error, private=private)
         else:
-            reason = _fault(reply, reference, max_examples=max_examples, private=private)
+            base = reference if started is None else started[node]
+            opened = None if wire is None else partial(_opened, wire=wire, base=base)
+            reason = _fault(reply, reference, opened, max_examples=max_examples, private=private)
         if reason is None:
             usable[claimed_client(reply), node] = reply
         else:
@@ -201,7 +213,12 @@ def _metrics(reply: Message) -> MetricRecord:
 
 
 def _fault(
-    reply: Message, reference: Mapping[str, np.ndarray], *, max_examples: int, private: bool
+    reply: Message,
+    reference: Arrays,
+    opened: Callable[[RecordDict], str | None] | None,
+    *,
+    max_examples: int,
+    private: bool,
 ) -> str | None:
     """First thing that is wrong with a reply without an error, or None."""
     content = reply.content
@@ -214,8 +231,23 @@ def _fault(
     wrong = _private_fault(metrics) if private else _metric_fault(metrics, max_examples=max_examples)
     if wrong is not None:
         return wrong
-    broken = _array_fault(content.array_records["arrays"], reference)
+    broken = None if opened is None else opened(content)
+    broken = broken or _array_fault(content.array_records["arrays"], reference)
     return "weights that are not the student's, or not finite" if private and broken else broken
+
+
+def _opened(content: RecordDict, *, wire: Wire, base: Arrays) -> str | None:
+    """Put weights in the place of what a codec made of them; or what is wrong with that.
+
+    Whether they are finite, and not too large, is asked of the weights.
+    """
+    record = content.array_records["arrays"]
+    broken = _array_fault(record, wire.up_like, most=math.inf)
+    parts = {} if broken else {name: array.numpy() for name, array in record.items()}
+    broken = broken or wire.fault(parts)
+    if broken is None:
+        content["arrays"] = to_record(wire.onto(base, wire.moves(parts)))
+    return broken
 
 
 def _private_fault(metrics: MetricRecord) -> str | None:
@@ -238,12 +270,12 @@ def _metric_fault(metrics: Mapping[str, Any], *, max_examples: int) -> str | Non
     return None
 
 
-def _array_fault(arrays: ArrayRecord, reference: Mapping[str, np.ndarray]) -> str | None:
+def _array_fault(arrays: ArrayRecord, reference: Arrays, *, most: float = LARGEST) -> str | None:
     if set(arrays) != set(reference):
         return f"tensors {sorted(set(arrays) ^ set(reference))[:3]} are missing or unknown"
     for name, expected in reference.items():
         try:
-            fault = _tensor_fault(arrays[name], expected)
+            fault = _tensor_fault(arrays[name], expected, most=most)
         # Whatever a client sends, it must not stop the round: numpy alone raises seven kinds of error here.
         except Exception as error:
             fault = f"cannot be decoded: {error}"
@@ -252,7 +284,7 @@ def _array_fault(arrays: ArrayRecord, reference: Mapping[str, np.ndarray]) -> st
     return None
 
 
-def _tensor_fault(array: Array, expected: np.ndarray) -> str | None:
+def _tensor_fault(array: Array, expected: np.ndarray, *, most: float) -> str | None:
     """What is wrong with one tensor, or None; its header is believed only after it was compared."""
     stream = io.BytesIO(array.data)
     version = np.lib.format.read_magic(stream)
@@ -264,7 +296,8 @@ def _tensor_fault(array: Array, expected: np.ndarray) -> str | None:
     num_bytes = len(array.data) - stream.tell()
     if num_bytes != expected.nbytes:
         raise ValueError(f"{num_bytes} bytes instead of {expected.nbytes}")
-    return _value_fault(np.frombuffer(array.data, dtype, offset=stream.tell()))
+    values = np.frombuffer(array.data, dtype, offset=stream.tell())
+    return None if most == math.inf else _value_fault(values)
 
 
 def _value_fault(values: np.ndarray) -> str | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from edgecmd.audits.target import IN_A_SUM
+from edgecmd.audits.target import CODED, IN_A_SUM
 from edgecmd.core.errors import ConfigError, PrivacyError
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.privacy.plan import PrivacyPlan
@@ -76,7 +76,7 @@ class Replay:
     Raises:
         PrivacyError: Noise is the server's (mechanism ``client``): it is not a part of the local work; or the
             rounds are secure sums.
-        ConfigError: The rounds of the run were asynchronous.
+        ConfigError: The rounds of the run were asynchronous, or its weights were compressed.
     """
 
     run: Run
@@ -103,6 +103,8 @@ class Replay:
                 " weights; in this run they did not. Audit the student that shipped"
                 " (`edgecmd audit risk` without --retrain), or the step (`edgecmd audit step`)."
             )
+        if self.run.federation.compressed:
+            raise ConfigError(f"{CODED} Audit the student that shipped, or the step (`edgecmd audit step`).")
         self.arrays = to_arrays(self.student)
 
     def round(self, round_index: int) -> None:

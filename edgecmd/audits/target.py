@@ -26,6 +26,10 @@ IN_A_SUM = (
     "privacy.aggregation='secure-sum' shows nobody a client by itself, and this level watches each client's"
     " round. Use `edgecmd audit step`, which makes secure sums and tests them."
 )
+CODED = (
+    "federation.compression changed what travelled in this run, and a replay of its rounds sends weights as"
+    " they are."
+)
 STATE, WEIGHTS = "state.json", "student.safetensors"
 
 

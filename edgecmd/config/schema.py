@@ -93,6 +93,11 @@ class RunConfig:
             )
         if self.federation.buffer_size:
             self._check_buffer()
+        if self.federation.compressed:
+            from edgecmd.training.codecs import check_compression
+
+            once = getattr(MECHANISMS.get(self.privacy.mechanism), "one_shot", False)
+            check_compression(self.federation, aggregation=self.privacy.aggregation, one_shot=once)
         if self.privacy.mechanism != "none":
             self._keep_pairs_apart()
 

@@ -53,6 +53,7 @@ def plan_facts(config: RunConfig, assembly: Assembly) -> dict[str, Any]:
     whole, parts = run.task.data, run.parts
     student, federation = run.new_student(), run.federation
     payload = sum(tensor.numel() * tensor.element_size() for tensor in student.state_dict().values())
+    wire = run.wire(student)
     asked = federation.answers_a_round
     return {
         "data": {
@@ -81,7 +82,7 @@ def plan_facts(config: RunConfig, assembly: Assembly) -> dict[str, Any]:
             "local_steps": federation.local_steps,
             "steps": federation.num_rounds * federation.local_steps,
         },
-        "bytes_a_round": 2 * payload * asked,
+        "bytes_a_round": (2 * payload if wire is None else sum(wire.num_bytes)) * asked,
         "needs": needs(run, student),
         "warnings": teacher_warnings(run.task, config.teacher),
         "notes": notes_in_short(run.task, config.data),

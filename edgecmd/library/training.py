@@ -36,6 +36,7 @@ from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.purity import require_pure
 from edgecmd.run import Given, Run, check_modality
 from edgecmd.settings import (
+    NO_COMPRESSION,
     DataConfig,
     DistillConfig,
     EvaluateConfig,
@@ -224,6 +225,8 @@ def federate(  # noqa: PLR0913 - what a federation is made of
     buffer_size: int = 0,
     max_staleness: int = 100,
     slowest: float | int = 1.0,
+    compression: str = NO_COMPRESSION,
+    top_share: float | int = 0.1,
     augment: float | int = 1.0,
     num_anchors: int = 1024,
     precision: str = "float32",
@@ -254,6 +257,8 @@ def federate(  # noqa: PLR0913 - what a federation is made of
         max_staleness: Asynchronous rounds: an answer to weights more rounds old than this is dropped.
         slowest: How many times as long the slowest client takes as the fastest, in simulated time; the others
             lie between, drawn from the seed. ``events.jsonl`` in ``out`` has each round's simulated seconds.
+        compression: How weights travel: none, fp16, int8 or top-k.
+        top_share: For top-k: share of the numbers of its change that a client sends.
         augment: Strength of the augmentation of targets; 0 for none.
         num_anchors: Number of public teacher features that anchored losses use.
         precision: As in `distill`; must be float32 with a plan whose unit is a pair.
@@ -302,6 +307,8 @@ def federate(  # noqa: PLR0913 - what a federation is made of
         buffer_size=buffer_size,
         max_staleness=max_staleness,
         slowest=as_float(slowest),
+        compression=compression,
+        top_share=as_float(top_share),
         strategy=strategy,
     )
     with tempfile.TemporaryDirectory() as thrown_away:

@@ -135,7 +135,12 @@ class Buffer:
         asked = {one.message.metadata.message_id: one.message for one in self._waiting.values()}
         found, dropped = fitting(list(messenger.grid.pull_messages(list(asked))), asked)
         usable, faulty = screen(
-            found, arrays, max_examples=messenger.config.max_examples, private=messenger.private
+            found,
+            arrays,
+            max_examples=messenger.config.max_examples,
+            private=messenger.private,
+            wire=messenger.wire,
+            started={node: one.arrays for node, one in self._waiting.items()},
         )
         self._ready += [(self._waiting[reply.metadata.src_node_id], reply) for reply in usable]
         left = {node: one.sent_s + deadline_s - clock.now() for node, one in self._waiting.items()}

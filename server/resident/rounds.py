@@ -21,6 +21,7 @@ from clients.work import Turns as OwnTurns
 from edgecmd.catalogue.strategy_rows import STRATEGIES
 from edgecmd.run import Run
 from edgecmd.training.averaging import Arrays
+from edgecmd.training.codecs import Wire
 from server.cohort import Identity
 from server.local_grid import Fault, describe
 from server.messages import Gathered
@@ -92,7 +93,15 @@ class ResidentRounds:
     first_node: int
     fault: Fault | None = None
 
-    def gather(self, arrays: Arrays, cohort: list[int], round_index: int, *, deadline_s: float) -> Gathered:
+    def gather(
+        self,
+        arrays: Arrays,
+        cohort: list[int],
+        round_index: int,
+        *,
+        deadline_s: float,
+        wire: Wire | None = None,
+    ) -> Gathered:
         """The mean of a round's clients, as one reply.
 
         Args:
@@ -100,13 +109,15 @@ class ResidentRounds:
             cohort: Node ids in the order of their clients.
             round_index: Round, from 1.
             deadline_s: Seconds for the round; who has not answered by then is left out.
+            wire: How weights would travel; they are changed as if they did.
         """
         end = time.monotonic() + deadline_s
         left, dropped = cohort, dict[int, str]()
-        self.turns.begin(arrays, round_index)
+        self.turns.begin(arrays if wire is None else wire.received(wire.sent(arrays)), round_index)
+        weights_of = _as_taken if wire is None else partial(wire.onto, arrays)
         drill = cache(partial(self._drill, round_index))
         while True:
-            passed = self._pass(left, end, drill)
+            passed = self._pass(left, end, drill, weights_of)
             dropped |= passed.dropped
             left = [node for node in left if node not in passed.dropped]
             if not passed.dropped or passed.silent or not left:
@@ -127,7 +138,13 @@ class ResidentRounds:
         clients = range(self.run.federation.num_clients)
         return {self.first_node + client: Identity(client=client, own_pairs=False) for client in clients}
 
-    def _pass(self, nodes: list[int], end: float, drill: Callable[[int], Exception | None]) -> _Pass:
+    def _pass(
+        self,
+        nodes: list[int],
+        end: float,
+        drill: Callable[[int], Exception | None],
+        weights_of: Callable[[Arrays], Arrays],
+    ) -> _Pass:
         passed, total = _Pass(), self._num_pairs(nodes)
         # Asked for when a turn is about to begin, as a drill may end the process between two of them.
         self.turns.line_up(self._client(node) for node in nodes if drill(node) is None)
@@ -146,11 +163,12 @@ class ResidentRounds:
                 passed.silent.add(node)
                 continue
             metrics = {"num-examples": num, "client": client, "loss": taken.loss}
-            fault = turn_fault(taken.weights, metrics, max_examples=self.run.federation.max_examples)
+            weights = weights_of(taken.weights)
+            fault = turn_fault(weights, metrics, max_examples=self.run.federation.max_examples)
             if fault is not None:
                 passed.dropped[node] = fault
             else:
-                passed.add(taken.weights, num=num, total=total, loss=taken.loss)
+                passed.add(weights, num=num, total=total, loss=taken.loss)
         return passed
 
     def _client(self, node: int) -> int:
@@ -161,6 +179,10 @@ class ResidentRounds:
 
     def _drill(self, round_index: int, node: int) -> Exception | None:
         return self.fault(round_index, node) if self.fault is not None else None
+
+
+def _as_taken(weights: Arrays) -> Arrays:
+    return weights
 
 
 def _words(error: Exception) -> str:

@@ -150,7 +150,7 @@ def test_two_workers_give_the_bytes_of_one(pairs: Path, tmp_path: Path, workers:
         outcomes.append((student_bytes(config), str(reasons).replace(token, "")))
     assert outcomes[0] == outcomes[1]
     assert "'OSError: drill'" in outcomes[0][1]
-    assert "client 2, stage distil: FederationError: The optimiser's state" in outcomes[0][1]
+    assert "client 2, stage distil: FederationError: The client's state" in outcomes[0][1]
 
 
 @pytest.mark.parametrize("fraction", [0.6, 1.0])

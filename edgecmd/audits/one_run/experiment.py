@@ -20,7 +20,7 @@ from edgecmd.audits.finding import CONTRADICTED, INDICATOR, NOT_CONTRADICTED, Fi
 from edgecmd.audits.one_run.attackers import Attackers, Evidence, pair_losses
 from edgecmd.audits.one_run.canaries import gradient_canaries, input_canaries
 from edgecmd.audits.replayed_federation import Replay
-from edgecmd.audits.target import IN_A_SUM, Target
+from edgecmd.audits.target import CODED, IN_A_SUM, Target
 from edgecmd.core.errors import PrivacyError
 from edgecmd.core.progress import ticker
 from edgecmd.core.text import counted
@@ -292,6 +292,8 @@ def not_audited_because(target: Target) -> str:
             f"federation.buffer_size={size} made asynchronous rounds, and this level makes rounds in which"
             " all clients start from the same weights. `edgecmd audit step` tests each client's noise."
         )
+    if target.run.federation.compressed:
+        return f"{CODED} `edgecmd audit step` tests each client's noise."
     return ""
 
 

@@ -138,6 +138,11 @@ def read_request(
             f"privacy.mechanism={config.privacy.mechanism!r}: robust strategies need to see each reply, which"
             " privacy does not show them. Set privacy.mechanism=none."
         )
+    if config.federation.compressed:
+        raise ConfigError(
+            f"federation.compression={config.federation.compression!r}: an attacker multiplies the move that"
+            " it made, and here that travels coded. Set federation.compression=none."
+        )
     named = tuple(dict.fromkeys(read_attack(one).name for one in _words(attacks)))
     dropped = _percents("--drop-outs", drop_outs)
     if not named and not dropped:
