@@ -28,18 +28,23 @@ class StandardisedConv2d(nn.Conv2d):
         super().__init__(in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2)
         self.gain = nn.Parameter(torch.ones(out_channels, 1, 1, 1))
 
-    def standardised_weight(self) -> Float[Tensor, "out into height width"]:
-        """Weight that the convolution applies."""
+    def standardised_weight(self, *, scale: float = 1.0) -> Float[Tensor, "out into height width"]:
+        """``scale`` times the weight that the convolution applies."""
         fan_in = self.weight[0].numel()
-        mean = self.weight.mean(dim=(1, 2, 3), keepdim=True)
-        variance = (self.weight - mean).square().mean(dim=(1, 2, 3), keepdim=True)
-        return self.gain * (self.weight - mean) * torch.rsqrt(variance * fan_in + 1e-8)
+        # Channels last, as weights lie in memory. A layer norm is the standardisation as one kernel.
+        last = self.weight.permute(0, 2, 3, 1)
+        standard = functional.layer_norm(last, last.shape[1:], eps=1e-8 / fan_in)
+        return (standard * (self.gain * (scale / math.sqrt(fan_in)))).permute(0, 3, 1, 2)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - the base class names it so
         """Convolve ``input`` (B, C, H, W) with the standardised weight."""
-        return functional.conv2d(
-            input, self.standardised_weight(), self.bias, stride=self.stride, padding=self.padding
-        )
+        return self.scaled(input, 1.0)
+
+    def scaled(self, image: Tensor, scale: float) -> Tensor:
+        """``scale`` times what the convolution makes of ``image``, with the factor in weight and bias."""
+        weight = self.standardised_weight(scale=scale)
+        bias = self.bias if self.bias is None or scale == 1.0 else self.bias * scale
+        return functional.conv2d(image, weight, bias, stride=self.stride, padding=self.padding)
 
 
 class ScaledReLU(nn.Module):
@@ -50,8 +55,25 @@ class ScaledReLU(nn.Module):
         return functional.relu(x) * RELU_GAIN
 
 
+class Activated(nn.Sequential):
+    """A standardised convolution and a `ScaledReLU`, whose gain is folded into weight and bias.
+
+    ``g * relu(w x + b)`` is ``relu(g w x + g b)`` for ``g > 0``, so no multiplication is left on the maps.
+    Where a layer was replaced, or is looked at through a hook, one layer is called after the other.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to the shape that the convolution gives."""
+        convolution, activation = self[0], self[1]
+        watched = convolution._forward_hooks or activation._forward_hooks
+        if type(convolution) is StandardisedConv2d and type(activation) is ScaledReLU and not watched:
+            return functional.relu(convolution.scaled(x, RELU_GAIN))
+        found: Tensor = activation(convolution(x))
+        return found
+
+
 def _ws_conv(into: int, out: int, *, stride: int = 1) -> nn.Module:
-    return nn.Sequential(StandardisedConv2d(into, out, 3, stride=stride), ScaledReLU())
+    return Activated(StandardisedConv2d(into, out, 3, stride=stride), ScaledReLU())
 
 
 def _gn_conv(into: int, out: int, *, stride: int = 1) -> nn.Module:

@@ -20,6 +20,7 @@ from edgecmd.training.distill import (
     add_proximal_gradient,
     batches,
     distil,
+    embed_batch,
     learning_rate_at,
     make_optimizer,
     optimizer_tensors,
@@ -257,3 +258,41 @@ def test_ten_steps_have_the_losses_of_the_golden_file() -> None:
             )
         )
     assert found == pytest.approx(golden_losses(), abs=SAME)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_one_kernel_of_adamw_makes_the_steps_of_the_formula(decay: float) -> None:
+    """Loshchilov and Hutter, arXiv 1711.05101: decay beside the moments, each at its own bias correction."""
+    layer = torch.nn.Linear(3, 2, bias=False).double()
+    config = DistillConfig(loss="cmc", learning_rate=0.05, weight_decay=decay)
+    optimizer = make_optimizer(layer, config)
+    assert optimizer.defaults["fused"] is True
+    weight, coins = layer.weight.detach().clone(), torch.Generator().manual_seed(3)
+    mean, square = torch.zeros_like(weight), torch.zeros_like(weight)
+    for step in range(1, 6):
+        slope = torch.randn(2, 3, generator=coins, dtype=torch.float64)
+        layer.weight.grad = slope
+        optimizer.step()
+        mean, square = 0.9 * mean + 0.1 * slope, 0.999 * square + 0.001 * slope**2
+        moved = (mean / (1 - 0.9**step)) / ((square / (1 - 0.999**step)).sqrt() + 1e-8)
+        weight = weight * (1 - 0.05 * decay) - 0.05 * moved
+    torch.testing.assert_close(layer.weight.detach(), weight, rtol=1e-12, atol=1e-12)
+
+
+def test_a_device_without_that_kernel_takes_the_other_way() -> None:
+    optimizer = make_optimizer(torch.nn.Linear(3, 2, device="meta"), DistillConfig(loss="cmc"))
+    assert not optimizer.defaults["fused"]
+
+
+def test_two_views_go_through_the_student_together() -> None:
+    """What comes out is what each view gives by itself."""
+    trained, config, rows = student().double(), DistillConfig(loss="simclr", augment=0.0), torch.arange(5)
+    held = LocalData(target=data().target.double(), teacher=data().teacher.double())
+    calls: list[int] = []
+    trained.register_forward_hook(lambda _, given, made: calls.append(len(given[0])))
+    coins = torch.Generator().manual_seed(0)
+    found = embed_batch(trained, held, rows, config=config, num_views=2, views=coins).student
+    assert calls == [10]
+    assert found.shape == (2, 5, 8)
+    alone = trained(held.target[rows])
+    torch.testing.assert_close(found, torch.stack([alone, alone]), rtol=1e-9, atol=1e-12)

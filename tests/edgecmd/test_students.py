@@ -89,3 +89,34 @@ def test_an_unknown_student_names_the_nearest() -> None:
         ConfigError, match=r"student.architecture='ws-200' is unknown.*Did you mean 'ws-200k'"
     ):
         make("ws-200")
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-6, 1.0, 1e6])
+def test_standardised_weights_are_those_of_the_formula(spread: float) -> None:
+    """Those of equal numbers too, where the small constant under the root is all that is divided by."""
+    convolution = StandardisedConv2d(3, 4, 3).double()
+    coins = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        convolution.weight.copy_(5 + spread * torch.randn(4, 3, 3, 3, generator=coins, dtype=torch.float64))
+        convolution.gain.copy_(torch.randn(4, 1, 1, 1, generator=coins, dtype=torch.float64))
+    v = convolution.weight.flatten(1)
+    centred = v - v.mean(dim=1, keepdim=True)
+    root = (27 * centred.square().mean(dim=1, keepdim=True) + 1e-8).sqrt()
+    expected = convolution.gain.flatten(1) * centred / root
+    found = convolution.standardised_weight(scale=3.0).flatten(1)
+    torch.testing.assert_close(found, 3 * expected, rtol=1e-7, atol=1e-12)
+
+
+def test_a_folded_gain_changes_neither_maps_nor_gradients_nor_what_a_hook_sees() -> None:
+    """A hook makes the student go layer by layer, which is the oracle."""
+    student = make("ws-50k").double()
+    image = torch.randn(3, 1, 32, 32, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    folded = torch.autograd.grad(student(image).square().sum(), list(student.parameters()))
+    seen: list[torch.Tensor] = []
+    for layer in student.modules():
+        if isinstance(layer, ScaledReLU):
+            layer.register_forward_hook(lambda _, given, made: seen.append(made / given[0].clamp(min=1e-30)))
+    plain = torch.autograd.grad(student(image).square().sum(), list(student.parameters()))
+    torch.testing.assert_close(folded, plain, rtol=1e-9, atol=1e-9)
+    assert len(seen) == 8
+    assert all(one[one > 0].mean().item() == pytest.approx(RELU_GAIN) for one in seen)

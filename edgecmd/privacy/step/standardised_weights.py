@@ -31,18 +31,20 @@ class EffectiveStudent:
         self._student = student
         self._layers = {name: layer for name, layer in student.named_modules() if _is_standardised(layer)}
         self.module = plain_copy(student) if self._layers else student
+        self._present: dict[str, Tensor] = {}
 
-    @torch.no_grad()
     def refresh(self) -> None:
         """Bring the copy up to the student's present parameters."""
         if not self._layers:
             return
-        values = self._values()
-        for name, parameter in self.module.named_parameters():
-            parameter.copy_(values[name])
+        with torch.enable_grad():
+            self._present = self._values()
+        with torch.no_grad():
+            for name, parameter in self.module.named_parameters():
+                parameter.copy_(self._present[name])
 
     def pull_back(self, sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Carry a sum over the copy's parameters to the student's: ``J^T sums``.
+        """Carry a sum over the copy's parameters to the student's: ``J^T sums``, at the weights of `refresh`.
 
         Args:
             sums: For each parameter of `module`, its shape.
@@ -53,7 +55,8 @@ class EffectiveStudent:
         parameters = dict(self._student.named_parameters())
         if not self._layers:
             return {name: sums[name].to(value.dtype) for name, value in parameters.items()}
-        values = self._values()
+        # The graph of `refresh` serves once, and fails where the student was changed since.
+        values, self._present = self._present or self._values(), {}
         outputs = [values[name] for name in sums]
         cotangents = [value.to(values[name].dtype) for name, value in sums.items()]
         found = torch.autograd.grad(outputs, list(parameters.values()), cotangents)
@@ -94,6 +97,9 @@ def _plain(module: nn.Module) -> nn.Module:
             device=module.weight.device,
             dtype=module.weight.dtype,
         )
+        # Laid out as it was (`edgecmd.models.devices.place`): other layouts take other, slower kernels.
+        if module.weight.is_contiguous(memory_format=torch.channels_last):
+            plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         with torch.no_grad():
             plain.weight.copy_(module.standardised_weight())
             if plain.bias is not None and module.bias is not None:

@@ -7,7 +7,11 @@ factors hold far fewer numbers than their product it is never formed: its norm c
 factors' Gram matrices and the clipped sum from one product over all units, both in float64. All
 other parameters get their gradients from `torch.func` as they are.
 
-A unit is a function call of its own, so nothing that is made for one can depend on another.
+A unit is a function call of its own, so nothing that is made for one can depend on another. That costs a
+third of a plain step. A student of nothing but modules of `ROW_WISE`, whose code is known here, treats each
+row by itself in any case: there all units go through it in one plain pass, with the same convolutions of the
+same tensors. A type is compared, not what it descends from: a subclass, a hook, or an object's own
+``forward`` may do anything, and then units are calls of their own.
 
 Shapes: U units, R rows of a unit, L positions of a layer's output over the rows of a unit, O output
 channels, K numbers that enter one output, N images, C channels, H height, W width.
@@ -22,19 +26,29 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.nn import functional
 
+from edgecmd.models.convolutions import Activated, Residual, ScaledReLU, StandardisedConv2d
+from edgecmd.models.students import ConvStudent
 from edgecmd.privacy.step.gradients import STRETCH, Sum, clip_factors, counting, weighted_sum
 from edgecmd.privacy.step.units import UnitLoss, Units
 
 # Units whose gradients are held at a time.
 BLOCK = 16
 # A product is not formed where it holds this many times the numbers of its factors.
-COMPACT = 8
+COMPACT = 4
 # Share by which a Gram norm is overstated, above what float64 can lose where the product nearly vanishes.
 GRAM_GUARD = 1e-12
 
 Layer = nn.Conv2d | nn.Linear
 Tensors = dict[str, Tensor]
+
+# Modules that treat each row by itself: without parameters, and with those that `_parameters_of` knows.
+BARE = frozenset(
+    {nn.Identity, nn.ReLU, nn.Sequential, ScaledReLU, Activated, StandardisedConv2d, ConvStudent}
+)
+ROW_WISE = BARE | {nn.Conv2d, nn.Linear, nn.GroupNorm, Residual}
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -60,7 +74,7 @@ class Trace:
         if isinstance(self.layer, nn.Linear):
             return gradient.reshape(num, -1, out).transpose(1, 2), entered.flatten(1, -2)
         seen = windows(entered.flatten(0, 1), self.layer)
-        return gradient.transpose(1, 2).reshape(num, out, -1), seen.view(num, -1, seen.shape[2])
+        return gradient.transpose(1, 2).reshape(num, out, -1), seen.reshape(num, -1, seen.shape[2])
 
     @property
     def is_compact(self) -> bool:
@@ -85,6 +99,8 @@ def windows(
     """What each output of a convolution sees, (N, L, K), K in the order of height, width, channel."""
     size, stride, pad = layer.kernel_size[0], layer.stride[0], int(layer.padding[0])
     num, channels, height, width = image_NCHW.shape
+    if channels == 1:  # Of a single channel, which has the same order, rows of windows are longer to copy.
+        return functional.unfold(image_NCHW, size, padding=pad, stride=stride).transpose(1, 2)
     padded = image_NCHW.new_zeros(num, height + 2 * pad, width + 2 * pad, channels)
     padded[:, pad : pad + height, pad : pad + width] = image_NCHW.permute(0, 2, 3, 1)
     seen = padded.unfold(1, size, stride).unfold(2, size, stride).permute(0, 1, 2, 4, 5, 3)
@@ -112,16 +128,14 @@ def clipped_chunk(
         that are not formed are measured in float64 too (`edgecmd.privacy.step.gradients`, Rounding). A unit
         with a gradient that is not finite, or whose norm float32 cannot hold, counts as zero.
     """
-    traces, rest = unit_traces(student, units, loss)
-    compact = [(trace, *_doubled(trace)) for trace in traces if trace.is_compact]
+    traces, rest = (row_traces if is_row_wise(student) else unit_traces)(student, units, loss)
+    num_real = len(units) if num_real is None else num_real
+    compact = [(trace, *_doubled(trace, num_real)) for trace in traces if trace.is_compact]
     formed = [trace for trace in traces if not trace.is_compact]
-    square_U = torch.zeros(len(units), dtype=torch.float64, device=units.images.device)
+    square_U = torch.zeros(num_real, dtype=torch.float64, device=units.images.device)
     for _, output_UOL, input_ULK in compact:
         square_U += gram_square(output_UOL, input_ULK)
-    real_U = torch.arange(len(units), device=units.images.device) < (
-        len(units) if num_real is None else num_real
-    )
-    total, factor_U = _formed_sum(formed, rest, square_U, clip=clip, real_U=real_U)
+    total, factor_U = _formed_sum(formed, rest, square_U, clip=clip, num_units=len(units))
     for trace, output_UOL, input_ULK in compact:
         total[f"{trace.name}.weight"] = as_weight(
             _weighted_product(factor_U, output_UOL, input_ULK), trace.layer
@@ -164,6 +178,86 @@ def unit_traces(student: nn.Module, units: Units, loss: UnitLoss) -> tuple[list[
         for name, (layer, _) in layers.items()
     ]
     return traces, rest
+
+
+def is_row_wise(student: nn.Module) -> bool:
+    """Whether all modules are of `ROW_WISE` as their classes have them, in one place, with own parameters.
+
+    A standardised convolution has no parameters where it is not trained; its copy is plain otherwise.
+    """
+    named = list(student.named_modules(remove_duplicate=False))
+    modules = [module for _, module in named]
+    owned = [value for module in modules for value in module.parameters(recurse=False)]
+    own = len(set(modules)) == len(modules) and len(set(owned)) == len(owned)
+    return own and all(map(_is_known, modules)) and bool(owned)
+
+
+def _is_known(module: nn.Module) -> bool:
+    kind = type(module)
+    return (
+        kind in ROW_WISE
+        and "forward" not in vars(module)
+        and not any(getattr(module, name) for name in HOOKS)
+        and not (kind in BARE and own_parameters(module))
+        and not (isinstance(module, Layer) and kind not in BARE and not _is_plain(module))
+    )
+
+
+def row_traces(student: nn.Module, units: Units, loss: UnitLoss) -> tuple[list[Trace], Tensors]:
+    """What `unit_traces` gives, of a student that `is_row_wise`, by one plain pass over all rows.
+
+    The loss is the only thing that sees several rows, and a unit's is a function call of its own.
+    """
+    num, rows = units.mask.shape
+    modules = {name: one for name, one in student.named_modules() if own_parameters(one)}
+    inner = {f"{name}.second": one.second for name, one in modules.items() if isinstance(one, Residual)}
+    entered: Tensors = {}
+    made: Tensors = {}
+
+    def tap(name: str, into: Tensor, output: Tensor) -> Tensor:
+        # The first of them is where gradients end, as nothing before it has parameters.
+        entered[name], made[name] = into.detach(), output if output.requires_grad else output.requires_grad_()
+        return made[name]
+
+    frozen = {name: value.detach() for name, value in student.named_parameters()}
+    with torch.enable_grad(), hooked({**modules, **inner}, tap):
+        output = functional_call(student, frozen, (units.images.flatten(0, 1),))
+    seen = output.detach().reshape(num, rows, *output.shape[1:])
+    at_output = vmap(grad(loss), randomness="different")(seen, units.teacher, units.mask)
+    found = torch.autograd.grad(output, [made[name] for name in modules], at_output.flatten(0, 1))
+    traces, rest = list[Trace](), Tensors()
+    for (name, module), gradient in zip(modules.items(), found, strict=True):
+        into = made[f"{name}.second"].detach() if isinstance(module, Residual) else entered[name]
+        one, other = (value.view(num, rows, *value.shape[1:]) for value in (into, gradient))
+        own = own_parameters(module)
+        if isinstance(module, Layer) and "weight" in own:
+            traces.append(Trace(name=name, layer=module, entered=one, gradient=other))
+        rest |= {f"{name}.{key}": value for key, value in _small(module, one, other).items() if key in own}
+    return traces, rest
+
+
+def own_parameters(module: nn.Module) -> list[str]:
+    """Names of the parameters that are the module's own, without those of modules inside."""
+    return [name for name, _ in module.named_parameters(recurse=False)]
+
+
+def _small(module: nn.Module, entered: Tensor, gradient: Tensor) -> Tensors:
+    """Gradients of each unit, (U, *shape), of what `row_traces` does not keep as factors.
+
+    Args:
+        module: Of `ROW_WISE`, with parameters.
+        entered: What went in, (U, R, ...); into a `Residual` what it scales.
+        gradient: At what came out, (U, R, ...).
+    """
+    if isinstance(module, Residual):
+        return {"scale": (entered * gradient).flatten(1).sum(dim=1)}
+    channels = gradient.ndim - 1 if isinstance(module, nn.Linear) else 2
+    others = [dim for dim in range(1, gradient.ndim) if dim != channels]
+    found = {"bias": gradient.sum(dim=others)}
+    if isinstance(module, nn.GroupNorm):
+        normed = functional.group_norm(entered.flatten(0, 1), module.num_groups, eps=module.eps)
+        found["weight"] = (normed.view_as(entered) * gradient).sum(dim=others)
+    return found
 
 
 @contextmanager
@@ -217,8 +311,8 @@ def _is_plain(layer: nn.Module) -> bool:
     )
 
 
-def _doubled(trace: Trace) -> tuple[Tensor, Tensor]:
-    output_UOL, input_ULK = trace.factors(slice(None))
+def _doubled(trace: Trace, num_real: int) -> tuple[Tensor, Tensor]:
+    output_UOL, input_ULK = trace.factors(slice(num_real))
     return output_UOL.double(), input_ULK.double()
 
 
@@ -240,26 +334,35 @@ def _weighted_product(factor_U: Tensor, output_UOL: Tensor, input_ULK: Tensor) -
 
 
 def _formed_sum(
-    traces: list[Trace], rest: Mapping[str, Tensor], square_U: Tensor, *, clip: float, real_U: Tensor
+    traces: list[Trace], rest: Mapping[str, Tensor], square_U: Tensor, *, clip: float, num_units: int
 ) -> tuple[Sum, Tensor]:
     """Form the products of a block of units after another, finish the norms, clip and sum.
 
+    Args:
+        traces: Layers whose products are formed, of all units.
+        rest: Gradients of the other parameters.
+        square_U: Squared norms of what is not formed, of the units that are real: the first ones.
+        clip: ``C``.
+        num_units: Units with the padding, which is formed too: how many products there are in a call is then
+            what it would be with other units.
+
     Returns:
-        The sums, and the clip factor of each unit.
+        The sums, and the clip factor of each real unit.
     """
     num, like = len(square_U), next(iter([*(trace.entered for trace in traces), *rest.values()]), square_U)
     numels = [trace.layer.weight.numel() for trace in traces] + [value[0].numel() for value in rest.values()]
     width = -(-sum(numels) // STRETCH) * STRETCH
-    buffer = like.new_zeros(min(BLOCK, num), width)
+    buffer = like.new_zeros(min(BLOCK, num_units), width)
     total = torch.zeros(width, dtype=torch.float64, device=like.device)
     factors = []
     for first in range(0, num, BLOCK):
+        part = slice(first, min(first + BLOCK, num_units))
+        _fill(buffer[: part.stop - part.start], traces, rest, part)
         part = slice(first, min(first + BLOCK, num))
         block = buffer[: part.stop - part.start]
-        _fill(block, traces, rest, part)
         stretches = torch.linalg.vector_norm(block.view(len(block), -1, STRETCH), dim=2)
         norm = (square_U[part] + stretches.double().square().sum(dim=1)).sqrt()
-        factor = clip_factors(norm, clip=clip) * real_U[part]
+        factor = clip_factors(norm, clip=clip)
         # To ask a GPU whether there is anything to do would take longer than to do it.
         if not factor.is_cpu or not bool((factor > 0).all()):
             block.masked_fill_((factor == 0)[:, None], 0.0)
