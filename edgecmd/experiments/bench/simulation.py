@@ -134,8 +134,8 @@ def check_same_work(config: RunConfig, assembly: Assembly) -> None:
     if away > MAX_DISTANCE:
         raise ConfigError(
             f"The bare loop ended {away:.1%} of its path away from the grid; no ratio was measured. It"
-            " averages plain weights: leave out federation.compression, federation.strategy and whatever else changes"
-            " what is averaged."
+            " averages plain weights: leave out federation.compression, federation.strategy and whatever"
+            " else changes what is averaged."
         )
 
 
