@@ -307,6 +307,9 @@ class DistillConfig(Section):
     precision: str = "float32"
     """Precision of the student in training: float32; or bf16, whose numbers have 8 significant bits. Loss,
     weights, averages, evaluation and export stay float32. Not with a guarantee per pair."""
+    rows_at_once: Annotated[int, Interval(ge=0, le=65_536)] = 0
+    """Rows of a batch that go through the student at once, so that a large batch takes the memory of a small
+    one, for about a third more time; 0: all. Not with a guarantee per pair, whose steps do so anyway."""
 
     def _check_together(self) -> None:
         if self.precision not in PRECISIONS:

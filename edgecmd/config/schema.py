@@ -91,6 +91,12 @@ class RunConfig:
                 " number of pairs changes, and with 8 significant bits that exceeds what the clip allows. Set"
                 " distill.precision=float32."
             )
+        if self.distill.rows_at_once and self.sums_exactly:
+            raise ConfigError(
+                f"distill.rows_at_once={self.distill.rows_at_once} and privacy.mechanism="
+                f"{self.privacy.mechanism!r} do not go together: a private step goes through its pairs in"
+                " blocks anyway. Set distill.rows_at_once=0."
+            )
         if self.federation.buffer_size:
             self._check_buffer()
         if self.federation.compressed:

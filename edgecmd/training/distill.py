@@ -25,9 +25,9 @@ from edgecmd.data.augment import augment
 from edgecmd.data.on_device import sent
 from edgecmd.data.stored.array_files import Examples, LazyRows
 from edgecmd.losses import Loss
-from edgecmd.models.devices import forward
 from edgecmd.models.trial import running_student, seeded
 from edgecmd.settings import DistillConfig, FederationConfig
+from edgecmd.training.in_parts import through
 from edgecmd.training.optimise import Schedule, mean_gradient, optimise
 from edgecmd.training.places import Embedded, embed_places, per_pair, require_dense
 
@@ -387,9 +387,7 @@ def embed_batch(
             target,
             data.teacher[index],
             modality=data.modality,
-            strength=config.augment,
-            num=config.num_locations,
-            precision=config.precision,
+            config=config,
             generator=views,
         )
     images = [
@@ -397,12 +395,14 @@ def embed_batch(
     ]
     with running_student(student):
         if num_views == 1:
-            return Embedded(
-                student=forward(student, images[0], config.precision), teacher=data.teacher[index]
-            )
+            return Embedded(student=_seen(student, images[0], config), teacher=data.teacher[index])
         # All views at once: for small clients a call costs more than its rows.
-        seen = forward(student, torch.cat(images), config.precision)
+        seen = _seen(student, torch.cat(images), config)
     return Embedded(student=seen.reshape(num_views, len(index), *seen.shape[1:]), teacher=data.teacher[index])
+
+
+def _seen(student: nn.Module, image: Tensor, config: DistillConfig) -> Tensor:
+    return through(student, image, precision=config.precision, rows_at_once=config.rows_at_once)
 
 
 def _proximal_reference(student: nn.Module, config: DistillConfig) -> list[Tensor] | None:

@@ -17,8 +17,9 @@ from edgecmd.core.errors import ConfigError
 from edgecmd.data.modalities.motion import draw_motion, moved
 from edgecmd.data.modalities.table import motion_of
 from edgecmd.losses import Loss, name_of
-from edgecmd.models.devices import forward
 from edgecmd.models.trial import running_student
+from edgecmd.settings import DistillConfig
+from edgecmd.training.in_parts import through
 
 # Targets and maps differ in all but the first axis.
 Grid = Float[Tensor, "batch _ _ _"]
@@ -107,10 +108,8 @@ def embed_places(
     maps: Grid,
     *,
     modality: str,
-    strength: float,
-    num: int,
+    config: DistillConfig,
     generator: torch.Generator,
-    precision: str = "float32",
 ) -> Embedded:
     """Views of a batch, embedded, at a fixed number of locations of each pair.
 
@@ -119,23 +118,21 @@ def embed_places(
         target: Inputs, (B, C, H, W).
         maps: Teacher features of each location, (B, D, R, Q).
         modality: Of the target.
-        strength: Of the views.
-        num: Places of a pair.
+        config: Strength of the views, places of a pair, precision and rows at once.
         generator: Source of randomness.
-        precision: As in `edgecmd.models.devices.forward`.
 
     Raises:
         ConfigError: The student's grid is not the teacher's.
     """
-    view, seen, inside = shared_views(modality, target, maps, strength=strength, generator=generator)
+    view, seen, inside = shared_views(modality, target, maps, strength=config.augment, generator=generator)
     with running_student(student):
-        found = forward(student, view, precision)
+        found = through(student, view, precision=config.precision, rows_at_once=config.rows_at_once)
     if found.shape[2:] != seen.shape[2:]:
         raise ConfigError(
             f"The student has a grid of {tuple(found.shape[2:])} locations and the teacher's map one of"
             f" {tuple(seen.shape[2:])}; make the map with the same data.image_size."
         )
-    place_BL = choose_places(inside, num=num, generator=generator)
+    place_BL = choose_places(inside, num=config.num_locations, generator=generator)
     return Embedded(student=at_places(found, place_BL), teacher=at_places(seen, place_BL))
 
 

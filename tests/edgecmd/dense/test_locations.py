@@ -192,8 +192,7 @@ def test_another_grid_is_refused() -> None:
             torch.zeros(2, 1, SIDE, SIDE),
             torch.zeros(2, DIM, 4, 4),
             modality="image",
-            strength=0.0,
-            num=2,
+            config=DistillConfig(augment=0.0, num_locations=2),
             generator=generator(0),
         )
 
