@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from browser import Browser, find_chromium, open_browser
 
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.models.students import Student, build_student
@@ -15,6 +15,9 @@ from export.bundle import Options, export_bundle
 from export.graph.spec import ExportSpec, LinearHead
 from export.profiles.table import Calibration
 from export.trust.verify import TaskMetric
+
+if TYPE_CHECKING:
+    from browser import Browser
 
 SIZE, DIM, NAMES = 32, 16, ("house", "tree", "fish")
 
@@ -166,8 +169,10 @@ def ort_web(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser() -> "Iterator[Browser]":
     """A Chromium for the tests of one module."""
+    from browser import find_chromium, open_browser
+
     chromium = find_chromium()
     if chromium is None:
         pytest.skip("Chromium is not installed")
