@@ -5,6 +5,7 @@ repeat the ratio to the step of before.
 """
 
 import argparse
+import copy
 import statistics
 import sys
 import time
@@ -16,6 +17,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
+from edgecmd.data.modalities.image import augment_image
 from edgecmd.experiments.bench import gpu
 from edgecmd.models.convolutions import Activated, StandardisedConv2d
 from edgecmd.models.devices import place
@@ -71,6 +73,24 @@ def as_before(
             one.stop()
 
 
+def supervised(student: nn.Module, data: LocalData, config: DistillConfig) -> gpu.Work:
+    """Training with labels: the same student, views, batch and optimiser, a linear head for ten classes."""
+    coins = torch.Generator().manual_seed(0)
+    classes = torch.randint(10, (len(data.target),), generator=coins)
+    network = nn.Sequential(student, nn.Linear(data.teacher.shape[1], 10)).train()
+    optimizer = distill.make_optimizer(network, config)
+
+    def work(num_steps: int) -> None:
+        for _ in range(num_steps):
+            row = torch.randint(len(classes), (config.batch_size,), generator=coins)
+            view = augment_image(data.target[row], strength=config.augment, generator=coins)
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(view), classes[row]).backward()
+            optimizer.step()
+
+    return work
+
+
 def cases(student_name: str, side: int, batch: int, loss: str) -> dict[str, Callable[[], None]]:
     """A step of each kind, by name."""
     coins, cpu = torch.Generator().manual_seed(0), torch.device("cpu")
@@ -99,6 +119,7 @@ def cases(student_name: str, side: int, batch: int, loss: str) -> dict[str, Call
         "all three": case(plain),
         "bf16 before": case(bf16, **every),
         "all three and bf16": case(bf16),
+        "with labels instead": case(supervised(copy.deepcopy(student), data, config)),
         "private before": case(private, **every, private=True),
         "private": case(private),
     }
