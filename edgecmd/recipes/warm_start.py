@@ -71,7 +71,8 @@ def warm_start(run: Run, *, num_steps: int, moved: bool = False, progress: Progr
         )
     # A run that holds most of it begins with what is made here.
     student = replace(run, student=replace(run.student, trainable=ALL)).new_student()
-    features = torch.from_numpy(np.asarray(run.task.public_features))
+    # Of images that move, the teacher says something new each time.
+    features = torch.empty(0) if moved else torch.from_numpy(np.asarray(run.task.public_features))
     images = run.task.public_inputs(use="A warm start")
     optimizer = make_optimizer(student, run.distill)
     rows = numpy_generator(run.seed, "warm-start-rows")
