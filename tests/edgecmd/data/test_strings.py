@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -256,3 +257,11 @@ def test_pictures_of_strings_are_drawn_and_differ() -> None:
     # A picture cannot show every script, so text goes with it; of what a picture shows there is none.
     assert as_words(stored) == ["dog", "dig", "Привет", "dog"]
     assert as_words(np.zeros((1, 16, 16, 1), np.uint8)) == []
+
+
+def test_the_row_in_the_documents_is_the_row() -> None:
+    root = Path(__file__).parents[3]
+    page = (root / "docs" / "extending.md").read_text(encoding="utf-8")
+    code = page.split("## The modality text", 1)[1].split("```python\n", 1)[1].split("```", 1)[0]
+    source = (root / "edgecmd" / "data" / "modalities" / "text.py").read_text(encoding="utf-8")
+    assert set(code.splitlines()) <= set(source.splitlines())
