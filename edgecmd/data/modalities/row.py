@@ -39,7 +39,7 @@ Degradation = Callable[[Stored, float, np.random.Generator], Stored]
 class StoredShape(Protocol):
     """Shape of one stored example."""
 
-    def __call__(self, *, channels: int, side: int, samples: int) -> tuple[int, ...]:
+    def __call__(self, *, channels: int, side: int, samples: int, text_bytes: int) -> tuple[int, ...]:
         """Its axes behind N."""
 
 
@@ -127,7 +127,7 @@ class Modality:
         input_shape: (C, H, W) of one example as a student sees it, from a stored array.
         size: The same in words, for people.
         stored_shape: Of one stored example at the sizes of the settings: channels of its kind,
-            side in pixels, samples of a clip.
+            side in pixels, samples of a clip, bytes of a string.
         to_input: Stored numbers to the student's input.
         view: Augmentation of a batch of inputs.
         motion: How a view is moved at strength 1; None where an example is not a grid of pixels. Masks and
@@ -138,6 +138,7 @@ class Modality:
         front: What students and teachers have before the convolutions, see `edgecmd.models.students.FRONTS`.
         has_rate: Whether ``data.sampling_rate_hz`` says what an example is.
         as_pictures: Examples as images for people, uint8, (N, H, W, C).
+        as_words: Examples as text for people, where a picture cannot show all of them; None: a picture can.
         is_constant: Which examples carry no information, (N,).
         constant_words: What messages say about these.
         looks: Signatures, any of which can make two examples near-equal. Equal examples need none.
@@ -170,6 +171,7 @@ class Modality:
     front: str = "none"
     has_rate: bool = False
     as_pictures: Callable[[Stored], Pictures]
+    as_words: Callable[[Stored], list[str]] | None = None
     is_constant: Callable[[Stored], Bool[np.ndarray, " num"]]
     constant_words: str
     looks: tuple[Look, ...] = ()
