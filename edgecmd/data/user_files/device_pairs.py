@@ -159,7 +159,10 @@ def _no_targets(kind: str, sides: Sides) -> np.ndarray:
     """No target of a kind, in the shape that one more would have."""
     modality = target_kinds()[kind]
     shape = modality.stored_shape(
-        channels=modality.kinds[kind], side=sides.target, samples=sides.clip.num_samples
+        channels=modality.kinds[kind],
+        side=sides.target,
+        samples=sides.clip.num_samples,
+        text_bytes=sides.text_bytes,
     )
     return np.zeros((0, *shape), modality.dtype)
 

@@ -1,0 +1,208 @@
+"""Strings: UTF-8 bytes up to ``data.text_bytes``, 0 behind the last.
+
+A byte and no character is what a student sees, so there is one table of 256 rows for every script, and no
+vocabulary that some languages have and others have not.
+
+Shapes: N examples, B batch, L bytes.
+"""
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from edgecmd.core.errors import DataError
+from edgecmd.core.text import counted
+from edgecmd.data.modalities.motion import Batch
+from edgecmd.data.modalities.row import InputShape, Lying, Modality, Stored
+from edgecmd.data.modalities.signature import Rows, Signature, looked_at
+from edgecmd.data.stored.array_files import Examples
+from edgecmd.data.stored.kept_rows import of_each_row
+from edgecmd.data.stored.store import Form
+
+# Longer rows of bytes are something else.
+MOST_BYTES = 512
+# Of a character in UTF-8.
+WIDEST = 4
+# Control characters, halves of pairs, ends of lines and paragraphs: none of them is part of a string.
+REFUSED = frozenset({"Cc", "Cs", "Zl", "Zp"})
+# Numbers of a signature, each of as many bits as float32 holds exactly.
+SUMS, SUM_BITS = 4, 24
+
+Strings = UInt8[np.ndarray, "num bytes"]
+
+
+def plain(text: str) -> str:
+    """A string as it is stored: NFC, and no white space at either end. Case stays, views vary it."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+def encode_strings(strings: Sequence[str], num_bytes: int) -> Strings:
+    """Strings as they are stored, (N, L): `plain`, UTF-8, cut before the first character that is too many.
+
+    A cut may part a letter from a combining mark behind it, but never the bytes of one character.
+
+    Args:
+        strings: At least one character each, other than white space.
+        num_bytes: L.
+
+    Raises:
+        DataError: One is empty, has a control character, the end of a line or half of a surrogate pair, or
+            begins with a character of more than L bytes.
+
+    Guarantees:
+        `decode_strings` gives what was kept, and that is stored as the same bytes again.
+    """
+    stored = np.zeros((len(strings), num_bytes), dtype=np.uint8)
+    for row, text in enumerate(strings):
+        problem = problem_of(text)
+        if problem:
+            raise DataError(f"The string {text[:40]!r}, number {row + 1}, {problem}.")
+        kept = cut(plain(text).encode(), num_bytes)
+        if not kept:
+            raise DataError(
+                f"The string {text[:40]!r}, number {row + 1}, begins with a character of more than"
+                f" {counted(num_bytes, 'byte')}. Raise data.text_bytes."
+            )
+        stored[row, : len(kept)] = np.frombuffer(kept, np.uint8)
+    return stored
+
+
+def problem_of(text: str) -> str:
+    """Why a string cannot be stored, as the end of a sentence; empty: it can."""
+    if not plain(text):
+        return "is empty. Leave it out"
+    for place, one in enumerate(text):
+        if unicodedata.category(one) in REFUSED:
+            shown = one.encode("unicode_escape").decode()
+            return f"has the character {shown} at place {place + 1}, which no string may have. Remove it"
+    return ""
+
+
+def cut(encoded: bytes, num_bytes: int) -> bytes:
+    """The longest beginning of at most ``num_bytes`` that ends with a whole character, and no space."""
+    return encoded[:num_bytes].decode(errors="ignore").rstrip().encode()
+
+
+def decode_strings(stored: Stored) -> list[str]:
+    """The strings of stored rows; bytes that are no UTF-8, as only a degraded string has, become U+FFFD."""
+    return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in np.asarray(stored)]
+
+
+def check_strings(stored: Stored, *, name: str) -> None:
+    """Refuse rows of bytes that `encode_strings` would never give.
+
+    Args:
+        stored: (N, L).
+        name: What an error calls them.
+
+    Raises:
+        DataError: A row has a 0 before its last byte, is no UTF-8, not as `plain` makes it, or has a
+            character that no string may have. Empty rows are for `is_constant`.
+    """
+    for row, one in enumerate(np.asarray(stored)):
+        problem = _problem_of_bytes(one.tobytes().rstrip(b"\0"))
+        if problem:
+            raise DataError(
+                f"{name}: row {row} {problem}. Make rows with edgecmd.data.modalities.text.encode_strings."
+            )
+
+
+def _problem_of_bytes(encoded: bytes) -> str:
+    try:
+        text = encoded.decode()
+    except UnicodeDecodeError as error:
+        return f"is no UTF-8 at byte {error.start}"
+    if "\0" in text:
+        return "has a 0 before its last byte; zeros are padding"
+    if text and text != plain(text):
+        return f"is {text[:40]!r}, which is not NFC, or begins or ends with white space"
+    return problem_of(text) if text else ""
+
+
+def to_input(text_BL: Strings) -> Float[Tensor, "batch 1 1 bytes"]:
+    """Values of bytes, 0 to 255; a line of one pixel height, so that all inputs have four axes."""
+    return torch.from_numpy(np.ascontiguousarray(text_BL).astype(np.float32))[:, None, None]
+
+
+def input_shape(strings: Examples) -> InputShape:
+    """(1, 1, L): one line."""
+    return 1, 1, int(strings.shape[1])
+
+
+def is_empty(text_NL: Stored) -> Bool[np.ndarray, " num"]:
+    """Which strings have no byte, (N,)."""
+    return np.asarray(~text_NL.any(axis=1))
+
+
+def folded(text: str) -> str:
+    """What two strings that a person would call the same have in common: no case, single spaces."""
+    return re.sub(r"\s+", " ", unicodedata.normalize("NFC", text.casefold())).strip()
+
+
+def _digests(part: Stored) -> UInt8[np.ndarray, "num 32"]:
+    every = b"".join(hashlib.sha256(folded(one).encode()).digest() for one in decode_strings(part))
+    return np.frombuffer(every, np.uint8).reshape(len(part), 32)
+
+
+def signature(strings: Lying, rows: Rows) -> Signature:
+    """Numbers of the digest of each string as `folded`: equal, or far apart."""
+
+    def numbers(part: Stored) -> np.ndarray:
+        words = _digests(part).view(np.uint32)[:, :SUMS] >> (32 - SUM_BITS)
+        return words.astype(np.float64)
+
+    values = looked_at(strings, rows, "folded-text", numbers, like=np.dtype(np.float64))
+    return Signature(values=values.astype(np.float32), contrast=np.full(len(values), np.inf))
+
+
+def same_as_one(test: Lying, train: Lying) -> Bool[np.ndarray, " num"]:
+    """Which of ``test`` equal one of ``train`` once `folded`, (N,)."""
+    form = Form(shape=(32,), dtype=np.dtype(np.uint8))
+
+    def digests(part: Lying) -> list[bytes]:
+        return [one.tobytes() for one in of_each_row(part, "folded-sha256", _digests, form=form)]
+
+    known = set(digests(train))
+    return np.array([one in known for one in digests(test)], dtype=bool)
+
+
+def varied(text_B11L: Batch, *, strength: float, generator: torch.Generator) -> Batch:
+    """Views of strings."""
+    del strength, generator
+    return text_B11L
+
+
+def text_pictures(text_NL: Stored) -> UInt8[np.ndarray, "num 8 bytes 1"]:
+    """The bits of each byte, one column a byte, 1 is dark."""
+    bits = np.unpackbits(np.ascontiguousarray(text_NL)[..., None], axis=2)
+    return np.asarray(255 * (1 - bits).transpose(0, 2, 1)[..., None], dtype=np.uint8)
+
+
+TEXT = Modality(
+    name="text",
+    noun="string",
+    dtype=np.uint8,
+    rank=2,
+    allowed=f"uint8 UTF-8 bytes of shape (num, bytes), up to {MOST_BYTES} bytes, 0 behind the last",
+    has_form=lambda strings: strings.shape[1] <= MOST_BYTES,
+    kinds={"text": 1},
+    input_shape=input_shape,
+    size=lambda shape: counted(shape[2], "byte"),
+    stored_shape=lambda text_bytes, **_: (text_bytes,),
+    to_input=lambda strings, **_: to_input(strings),
+    view=varied,
+    front="bytes",
+    as_pictures=text_pictures,
+    is_constant=is_empty,
+    constant_words="empty",
+    looks=(signature,),
+    looks_known=same_as_one,
+    cheap_student="text-50k",
+    reader="strings",
+)
