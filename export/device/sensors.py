@@ -21,7 +21,7 @@ from edgecmd.data.user_files.decode import (
     one_channel,
     printable,
 )
-from edgecmd.data.user_files.string_bytes import MOST_BYTES, cut, padded, plain, problem_of
+from edgecmd.data.user_files.string_bytes import MOST_GIVEN, cut, padded, plain, problem_of
 from export.device.reading import (
     MAX_PIXELS,
     SUFFIXES,
@@ -175,12 +175,12 @@ def check_text(strings: Any, *, channels: int, preprocess: Mapping[str, Any]) ->
     rows = np.asarray(strings)
     if rows.dtype.kind == "U" and rows.ndim == 1 and rows.size:
         return np.stack([string_reading(str(one), preprocess=preprocess).values for one in strings])
-    fits = rows.dtype == np.uint8 and rows.ndim == 2 and rows.size and rows.shape[1] <= MOST_BYTES
+    fits = rows.dtype == np.uint8 and rows.ndim == 2 and rows.size and rows.shape[1] <= MOST_GIVEN
     # What is behind a 0 must be 0 too, and something before it.
     if not fits or not rows[:, 0].all() or ((rows[:, :-1] == 0) & (rows[:, 1:] > 0)).any():
         raise InferError(
             f"text has dtype={rows.dtype} and shape={rows.shape}; allowed are a list of str, or uint8 of"
-            f" shape (batch, bytes), 1 to {MOST_BYTES} bytes a string: UTF-8, and 0 behind the last alone.",
+            f" shape (batch, bytes), 1 to {MOST_GIVEN} bytes a string: UTF-8, and 0 behind the last alone.",
             exit_code=4,
         )
     return rows

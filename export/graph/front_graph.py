@@ -20,7 +20,7 @@ from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from edgecmd.data.modalities.depth import DEPTH_OFFSET_M, DEPTH_SCALE_M
 from edgecmd.data.user_files.images import WHITE
-from edgecmd.data.user_files.string_bytes import MOST_BYTES
+from edgecmd.data.user_files.string_bytes import MOST_GIVEN
 from edgecmd.models.students import INPUT_MULTIPLE
 from edgecmd.settings import CROP, PAD, SQUEEZE
 
@@ -309,7 +309,7 @@ def _crop(nodes: _Nodes) -> None:
 
 # Sizes that free axes are tried with: of one usual input, and of larger ones up to the largest that a device
 # takes (of pictures and maps the side of a square of that area, of recordings samples, of strings bytes).
-SIDES, SAMPLES, BYTES = (256, 16, 1024, 8192), (16000, 256, 1 << 20, 1 << 26), (48, 16, 256, MOST_BYTES)
+SIDES, SAMPLES, BYTES = (256, 16, 1024, 8192), (16000, 256, 1 << 20, 1 << 26), (48, 16, 256, MOST_GIVEN)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -399,7 +399,7 @@ KINDS: Mapping[str, Kind] = {
         student_channels=lambda _: 1,
         square=False,
         sizes=BYTES,
-        large=(MOST_BYTES,),
+        large=(MOST_GIVEN,),
     ),
 }
 

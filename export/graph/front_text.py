@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from edgecmd.data.user_files.string_bytes import cut, padded, plain
+from edgecmd.data.modalities.text import encode_strings
 from export.graph.spec import ExportSpec
 
 # One byte a letter, two, three and four; right to left; joined emoji; a letter that NFC composes.
@@ -57,14 +57,7 @@ def text_metadata(spec: ExportSpec) -> dict[str, object]:
 
 def text_golden(spec: ExportSpec) -> tuple[np.ndarray, np.ndarray]:
     """Strings of several scripts, uint8 (N, L), and some of another length."""
-    return (
-        np.stack([_stored(one, spec.image_size) for one in STRINGS]),
-        np.stack([_stored(one, _longer(spec.image_size)) for one in OTHERS]),
-    )
-
-
-def _stored(text: str, num_bytes: int) -> np.ndarray:
-    return padded(cut(plain(text).encode(), num_bytes), num_bytes)
+    return encode_strings(STRINGS, spec.image_size), encode_strings(OTHERS, _longer(spec.image_size))
 
 
 def text_variants(text_NL: np.ndarray, _: ExportSpec) -> dict[str, np.ndarray]:

@@ -24,22 +24,14 @@ from edgecmd.data.modalities.signature import Rows, Signature, looked_at
 from edgecmd.data.stored.array_files import Examples
 from edgecmd.data.stored.kept_rows import of_each_row
 from edgecmd.data.stored.store import Form
+from edgecmd.data.user_files.string_bytes import MOST_BYTES, cut, padded, plain, problem_of
 
-# Longer rows of bytes are something else.
-MOST_BYTES = 512
 # Of a character in UTF-8.
 WIDEST = 4
-# Control characters, halves of pairs, ends of lines and paragraphs: none of them is part of a string.
-REFUSED = frozenset({"Cc", "Cs", "Zl", "Zp"})
 # Numbers of a signature, each of as many bits as float32 holds exactly.
 SUMS, SUM_BITS = 4, 24
 
 Strings = UInt8[np.ndarray, "num bytes"]
-
-
-def plain(text: str) -> str:
-    """A string as it is stored: NFC, and no white space at either end. Case stays, views vary it."""
-    return unicodedata.normalize("NFC", text).strip()
 
 
 def encode_strings(strings: Sequence[str], num_bytes: int) -> Strings:
@@ -69,24 +61,8 @@ def encode_strings(strings: Sequence[str], num_bytes: int) -> Strings:
                 f"The string {text[:40]!r}, number {row + 1}, begins with a character of more than"
                 f" {counted(num_bytes, 'byte')}. Raise data.text_bytes."
             )
-        stored[row, : len(kept)] = np.frombuffer(kept, np.uint8)
+        stored[row] = padded(kept, num_bytes)
     return stored
-
-
-def problem_of(text: str) -> str:
-    """Why a string cannot be stored, as the end of a sentence; empty: it can."""
-    if not plain(text):
-        return "is empty. Leave it out"
-    for place, one in enumerate(text):
-        if unicodedata.category(one) in REFUSED:
-            shown = one.encode("unicode_escape").decode()
-            return f"has the character {shown} at place {place + 1}, which no string may have. Remove it"
-    return ""
-
-
-def cut(encoded: bytes, num_bytes: int) -> bytes:
-    """The longest beginning of at most ``num_bytes`` that ends with a whole character, and no space."""
-    return encoded[:num_bytes].decode(errors="ignore").rstrip().encode()
 
 
 def decode_strings(stored: Stored) -> list[str]:
@@ -205,4 +181,5 @@ TEXT = Modality(
     looks_known=same_as_one,
     cheap_student="text-50k",
     reader="strings",
+    front_end="text",
 )

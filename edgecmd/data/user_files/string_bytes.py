@@ -12,6 +12,8 @@ import numpy as np
 
 # Longer rows of bytes are something else.
 MOST_BYTES = 512
+# Of an array that a device takes: what is beyond is padding.
+MOST_GIVEN = 2 * MOST_BYTES
 # Control characters, halves of pairs, ends of lines and paragraphs: none of them is part of a string.
 REFUSED = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
@@ -23,11 +25,13 @@ def plain(text: str) -> str:
 
 def problem_of(text: str) -> str:
     """Why a string cannot be stored, as the end of a sentence; empty: it can."""
+    if not plain(text):
+        return "is empty. Leave it out"
     for place, one in enumerate(text):
         if unicodedata.category(one) in REFUSED:
             shown = one.encode("unicode_escape").decode()
             return f"has the character {shown} at place {place + 1}, which no string may have. Remove it"
-    return "" if plain(text) else "is empty. Leave it out"
+    return ""
 
 
 def cut(encoded: bytes, num_bytes: int) -> bytes:
