@@ -112,7 +112,7 @@ def store(model: onnx.ModelProto, *, bits: int) -> onnx.ModelProto:
     small.graph.initializer.extend(kept)
     halved = any(weight.depthwise for weight in weights.values())
     for weight in weights.values():
-        if (halved and weight.is_narrow) or weight.is_narrow_line:
+        if (halved and weight.is_narrow) or (bits == 8 and weight.is_narrow_line):
             _store_16_bits(small.graph, weight)
         elif bits == 4 and weight.may_have_4_bits:
             _store_4_bits(small.graph, weight)

@@ -32,7 +32,7 @@ class TypePage extends Page {
   changed(isFinished) {
     const { info } = this, problem = problemOf(this.field.value), input = textInput(this.field.value, info.image_size);
     byId("clear").disabled = !this.field.value;
-    const cut = input.isCut ? ` The rest is not looked at: it reads “${input.kept}”.` : "";
+    const cut = input.isCut ? ` Only “${input.kept}” is looked at.` : "";
     tellOf("told", problem || (this.isEmpty ? "" : `${input.numBytes} of ${info.image_size} bytes.${cut}`), Boolean(problem));
     this.field.setAttribute("aria-invalid", String(Boolean(problem)));
     super.changed(isFinished);
