@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from edgecmd.data.modalities.text import encode_strings
+from edgecmd.data.modalities.utf8 import encode_strings
 from export.graph.spec import ExportSpec
 
 # One byte a letter, two, three and four; right to left; joined emoji; a letter that NFC composes.

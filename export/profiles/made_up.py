@@ -6,7 +6,7 @@ Shapes: N examples, T samples, S side in pixels, L bytes.
 import numpy as np
 from jaxtyping import Float32, UInt8, UInt16
 
-from edgecmd.data.modalities.text import encode_strings
+from edgecmd.data.modalities.utf8 import encode_strings
 
 # Of full scale: voices are seldom fainter on average, and none is louder.
 LOUDNESS, NOISE = (0.03, 1.0), (1e-4, 1e-1)

@@ -9,96 +9,24 @@ Shapes: N examples, B batch, L bytes.
 import hashlib
 import re
 import unicodedata
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from edgecmd.core.errors import DataError
 from edgecmd.core.text import counted
-from edgecmd.data.modalities.motion import Batch
 from edgecmd.data.modalities.row import InputShape, Lying, Modality, Stored
 from edgecmd.data.modalities.signature import Rows, Signature, looked_at
+from edgecmd.data.modalities.typos import erase_letters, shuffle_letters, truncate, varied
+from edgecmd.data.modalities.utf8 import MOST_BYTES, Strings, decode_strings
+from edgecmd.data.modalities.utf8 import encode_strings as encode_strings
 from edgecmd.data.stored.array_files import Examples
 from edgecmd.data.stored.kept_rows import of_each_row
 from edgecmd.data.stored.store import Form
-from edgecmd.data.user_files.string_bytes import MOST_BYTES, cut, padded, plain, problem_of
 
-# Of a character in UTF-8.
-WIDEST = 4
 # Numbers of a signature, each of as many bits as float32 holds exactly.
 SUMS, SUM_BITS = 4, 24
-
-Strings = UInt8[np.ndarray, "num bytes"]
-
-
-def encode_strings(strings: Sequence[str], num_bytes: int) -> Strings:
-    """Strings as they are stored, (N, L): `plain`, UTF-8, cut before the first character that is too many.
-
-    A cut may part a letter from a combining mark behind it, but never the bytes of one character.
-
-    Args:
-        strings: At least one character each, other than white space.
-        num_bytes: L.
-
-    Raises:
-        DataError: One is empty, has a control character, the end of a line or half of a surrogate pair, or
-            begins with a character of more than L bytes.
-
-    Guarantees:
-        `decode_strings` gives what was kept, and that is stored as the same bytes again.
-    """
-    stored = np.zeros((len(strings), num_bytes), dtype=np.uint8)
-    for row, text in enumerate(strings):
-        problem = problem_of(text)
-        if problem:
-            raise DataError(f"The string {text[:40]!r}, number {row + 1}, {problem}.")
-        kept = cut(plain(text).encode(), num_bytes)
-        if not kept:
-            raise DataError(
-                f"The string {text[:40]!r}, number {row + 1}, begins with a character of more than"
-                f" {counted(num_bytes, 'byte')}. Raise data.text_bytes."
-            )
-        stored[row] = padded(kept, num_bytes)
-    return stored
-
-
-def decode_strings(stored: Stored) -> list[str]:
-    """The strings of stored rows; bytes that are no UTF-8, as only a degraded string has, become U+FFFD."""
-    return [row.tobytes().rstrip(b"\0").decode(errors="replace") for row in np.asarray(stored)]
-
-
-def check_strings(stored: Stored, *, name: str) -> None:
-    """Refuse rows of bytes that `encode_strings` would never give.
-
-    Args:
-        stored: (N, L).
-        name: What an error calls them.
-
-    Raises:
-        DataError: A row has a 0 before its last byte, is no UTF-8, not as `plain` makes it, or has a
-            character that no string may have. Empty rows are for `is_constant`.
-    """
-    for row, one in enumerate(np.asarray(stored)):
-        problem = _problem_of_bytes(one.tobytes().rstrip(b"\0"))
-        if problem:
-            raise DataError(
-                f"{name}: row {row} {problem}. Make rows with edgecmd.data.modalities.text.encode_strings."
-            )
-
-
-def _problem_of_bytes(encoded: bytes) -> str:
-    try:
-        text = encoded.decode()
-    except UnicodeDecodeError as error:
-        return f"is no UTF-8 at byte {error.start}"
-    if "\0" in text:
-        return "has a 0 before its last byte; zeros are padding"
-    if text and text != plain(text):
-        return f"is {text[:40]!r}, which is not NFC, or begins or ends with white space"
-    return problem_of(text) if text else ""
 
 
 def to_input(text_BL: Strings) -> Float[Tensor, "batch 1 1 bytes"]:
@@ -148,12 +76,6 @@ def same_as_one(test: Lying, train: Lying) -> Bool[np.ndarray, " num"]:
     return np.array([one in known for one in digests(test)], dtype=bool)
 
 
-def varied(text_B11L: Batch, *, strength: float, generator: torch.Generator) -> Batch:
-    """Views of strings."""
-    del strength, generator
-    return text_B11L
-
-
 def text_pictures(text_NL: Stored) -> UInt8[np.ndarray, "num 8 bytes 1"]:
     """The bits of each byte, one column a byte, 1 is dark."""
     bits = np.unpackbits(np.ascontiguousarray(text_NL)[..., None], axis=2)
@@ -179,6 +101,7 @@ TEXT = Modality(
     constant_words="empty",
     looks=(signature,),
     looks_known=same_as_one,
+    degradations={"erase": erase_letters, "shuffle": shuffle_letters, "truncate": truncate},
     cheap_student="text-50k",
     reader="strings",
     front_end="text",
