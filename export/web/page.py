@@ -15,6 +15,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+import numpy as np
+
 from edgecmd.core.artefacts import declare, write_artefact
 from edgecmd.core.errors import ExportError, choose
 from edgecmd.core.files import write_bytes_atomically
@@ -252,7 +254,7 @@ def _gallery_parts(gallery: Gallery, info: dict[str, object]) -> dict[str, bytes
     if examples is not None and len(examples) and info.get("channels", 1) == 1:
         size = examples.shape[1]
         info["examples"] = {"names": list(gallery.example_names), "num": len(examples), "size": size}
-        parts[EXAMPLES] = examples.tobytes()
+        parts[EXAMPLES] = np.asarray(examples).tobytes()
     if gallery.notice:
         parts[NOTICE] = gallery.notice.encode()
     return parts

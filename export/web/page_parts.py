@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from edgecmd.core.errors import ExportError
-from edgecmd.data.modalities.row import Pictures
+from edgecmd.data.pairs import Targets
 from edgecmd.data.user_files.decode import DecodeError, npz_arrays
 from export.device.properties import CORE
 from export.device.saved_embeddings import MAX_NPZ_BYTES
@@ -151,7 +151,7 @@ def second_part(student: Student) -> Parts:
     return Parts()
 
 
-def strangers_part(student: Student, strangers: Pictures | None) -> Parts:
+def strangers_part(student: Student, strangers: Targets | None) -> Parts:
     """Embeddings of inputs of no class of a user's, which tell when a drawing is none of them.
 
     Args:
