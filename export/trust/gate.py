@@ -129,7 +129,7 @@ OPERATORS = {
     ),
     "log-mel front end": ("Exp", "Log", "Mod", "Cos", "Sin"),
     "resize of pictures": ("Resize",),
-    "where a string ends": ("Greater",),
+    "where a string ends": ("Greater", "GreaterOrEqual", "Where"),
     "types": ("Cast", "Identity", "Constant"),
     "shapes": (
         "Shape",

@@ -9,10 +9,8 @@ class TypePage extends Page {
     super(info);
     this.field = byId("words");
     // A method of input for Chinese, Japanese or Korean shows letters that are not meant yet.
-    this.isComposing = false;
-    this.field.oninput = (event) => { if (!event.isComposing && !this.isComposing) this.typed(); };
-    this.field.oncompositionstart = () => { this.isComposing = true; };
-    this.field.oncompositionend = () => { this.isComposing = false; this.typed(); };
+    this.field.addEventListener("input", (event) => { if (!event.isComposing) this.typed(); });
+    this.field.addEventListener("compositionend", () => this.typed());
     byId("typing").onsubmit = (event) => { event.preventDefault(); this.changed(true); };
     byId("clear").onclick = () => { this.field.value = ""; this.field.focus(); this.changed(true); };
     this.changed(true);
