@@ -30,7 +30,7 @@ from export.graph.to_onnx import name_values, to_onnx
 from export.profiles.made_up import made_text
 from export.profiles.table import Calibration, make_profile
 from export.profiles.weight_compression import StoredWeight
-from export.targets.asked_for import built_in
+from export.targets import asked_for
 from export.trust.checks import verify_bundle
 from export.trust.errors import GateError
 from export.trust.gate import gate
@@ -194,11 +194,6 @@ def test_what_is_no_string_is_refused_in_a_sentence(texts: Path, capsys, words, 
     assert told in capsys.readouterr().err
 
 
-def test_lines_are_for_strings_alone(bundle: Callable[[str], Path], capsys) -> None:
-    assert main([str(bundle("ws-50k")), "--lines", "x.txt"]) == 2
-    assert "--lines is for a student of strings" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     "rows",
     [
@@ -328,10 +323,12 @@ def test_made_up_words_are_strings_of_many_scripts() -> None:
     assert np.array_equal(rows, made_text(100, num_bytes=48, generator=np.random.default_rng(0)))
 
 
-def test_sizes_of_a_built_in_student_are_those_of_strings() -> None:
-    files = built_in("text-50k", image_size=64, profiles="fp32")
-    said = {one.key: one.value for one in onnx.load_from_string(files["fp32"]).metadata_props}
-    assert (said["edgecmd.front_end"], said["edgecmd.image_size"]) == ("text", "48")
+def test_sizes_of_a_built_in_student_are_those_of_strings(monkeypatch) -> None:
+    specs = []
+    monkeypatch.setattr(asked_for, "to_onnx", lambda one: specs.append(one.spec) or b"")
+    monkeypatch.setattr(asked_for, "make_profile", lambda data, name, calibration: data)
+    asked_for.built_in("text-50k", image_size=64, profiles="fp32")
+    assert (specs[0].front_end, specs[0].image_size, specs[0].rate_hz) == ("text", 48, 0)
 
 
 def test_uneven_lengths_are_longer_and_cut() -> None:

@@ -12,13 +12,12 @@ import pytest
 from browser import READY, SEEN, Browser
 from web_parts import FAKE, HOSTILE, make_gallery
 
-from edgecmd.core.errors import ExportError
 from edgecmd.data.modalities.utf8 import encode_strings
 from edgecmd.data.user_files.string_bytes import cut, plain, problem_of
 from export.device.student import Student
 from export.web.gallery import Gallery
 from export.web.ortweb import find_ort_web
-from export.web.page import PAGES, build_web, page_info
+from export.web.page import PAGES, build_web
 
 NODE = shutil.which("node")
 PROGRAM = Path(__file__).parents[2] / "export" / "web" / "strings.js"
@@ -92,11 +91,6 @@ def test_the_page_holds_a_field_and_its_parts(
     assert {"student.onnx", "gallery.bin", "examples.bin", "golden.bin"} <= parts
     # What only drawings have.
     assert not {"second.onnx", "strangers.bin", "student.core.onnx"} & parts
-
-
-def test_a_page_for_recordings_is_refused(cored: Callable[[str], Path]) -> None:
-    with pytest.raises(ExportError, match="a page can draw only 8-bit images .* or take strings"):
-        page_info(Student(cored("wave")), gallery=make_gallery())
 
 
 @pytest.fixture(scope="module")
