@@ -21,7 +21,7 @@ def write_gallery(run: Run, folder: Path) -> None:
     """
     from edgecmd.core.artefacts import write_artefact
     from edgecmd.core.seeding import numpy_generator
-    from edgecmd.data.modalities.table import as_pictures
+    from edgecmd.data.modalities.table import as_pictures, as_words
     from edgecmd.data.user_files.images import to_rgb
     from edgecmd.evaluation.evaluate import CLASS_PAIRED, embedder
     from edgecmd.evaluation.metrics import ranks_of, right_sources, things, unit_rows
@@ -51,13 +51,15 @@ def write_gallery(run: Run, folder: Path) -> None:
             ]
         )
     buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        query=as_pictures(pairs.target[chosen]),
-        truth=truth,
-        found=found.reshape(*nearest.shape, *truth.shape[1:]),
-        rank=rank,
-    )
+    words = as_words(pairs.target[chosen])
+    arrays = {
+        "query": as_pictures(pairs.target[chosen]),
+        "truth": truth,
+        "found": found.reshape(*nearest.shape, *truth.shape[1:]),
+        "rank": rank,
+        **({"words": np.array(words)} if words else {}),
+    }
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
     write_artefact(folder, "retrieval.npz", buffer.getvalue(), may_leave=False)
 
 

@@ -148,6 +148,20 @@ def _twice(map_BCHW: Tensor) -> Tensor:
     return functional.interpolate(map_BCHW, scale_factor=2.0, mode="nearest")
 
 
+class ResidualOfBytes(nn.Module):
+    """Two convolutions beside the identity; what is behind a string is zero after each."""
+
+    def __init__(self, conv: Callable[..., nn.Module], width: int) -> None:
+        super().__init__()
+        self.first = conv(width, width)
+        self.second = conv(width, width)
+
+    def forward(self, map_BC1L: Tensor, real_B11L: Tensor) -> Tensor:
+        """Map (B, C, 1, L) to the same shape; ``real_B11L`` is 1 where a string is, else 0."""
+        inner: Tensor = self.second(self.first(map_BC1L) * real_B11L) * real_B11L
+        return map_BC1L + RESIDUAL_SCALE * inner
+
+
 class ByteTrunk(nn.Module):
     """Strings of bytes as features: an embedding of each byte, convolutions along the string, pooling.
 
@@ -166,9 +180,9 @@ class ByteTrunk(nn.Module):
         wide, narrow = (partial(FAMILIES["ws"], size=(1, size)) for size in (5, 3))
         self.embedding = nn.Embedding(NUM_BYTES, width_of_byte)
         self.enter = wide(width_of_byte, first)
-        self.first = nn.ModuleList(narrow(first, first) for _ in range(2))
+        self.first = ResidualOfBytes(narrow, first)
         self.shorten = narrow(first, second, stride=2)
-        self.second = nn.ModuleList(narrow(second, second) for _ in range(2))
+        self.second = ResidualOfBytes(narrow, second)
         self.num_features = 2 * second
 
     def forward(self, text_B11L: Float[Tensor, "batch 1 1 bytes"]) -> Float[Tensor, "batch features"]:
@@ -178,19 +192,10 @@ class ByteTrunk(nn.Module):
         index = torch.where(byte_BL >= 1, byte_BL.clamp(max=NUM_BYTES - 1), 0).long()
         real = (index > 0).to(text_B11L)[:, None, None]
         map_BE1L = self.embedding(index).transpose(1, 2)[:, :, None] * real
-        map_BC1L = self.enter(map_BE1L) * real
-        map_BC1L = _beside(map_BC1L, self.first, real)
+        map_BC1L = self.first(self.enter(map_BE1L) * real, real)
         real = real[..., ::2]
         map_BC1L = self.shorten(map_BC1L) * real
         # Not below zero, so that the zeros of the padding are never the largest.
-        map_BC1L = functional.relu(_beside(map_BC1L, self.second, real))
+        map_BC1L = functional.relu(self.second(map_BC1L, real))
         mean = map_BC1L.sum(dim=(2, 3)) / real.sum(dim=(2, 3)).clamp(min=1.0)
         return torch.cat([mean, map_BC1L.amax(dim=(2, 3))], dim=1)
-
-
-def _beside(map_BC1L: Tensor, layers: nn.ModuleList, real: Tensor) -> Tensor:
-    """Layers beside the identity; what is not ``real`` is zero after each."""
-    inner = map_BC1L
-    for layer in layers:
-        inner = layer(inner) * real
-    return map_BC1L + RESIDUAL_SCALE * inner
