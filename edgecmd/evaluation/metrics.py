@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from scipy.sparse import csr_array
+from scipy.stats import hypergeom
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -177,15 +178,10 @@ def chance(
         ranks: How many of the order are looked at.
 
     Returns:
-        ``{"recall@1": share, ...}``: the mean of ``1 - C(M - r, k) / C(M, k)`` over the targets.
+        ``{"recall@1": share, ...}``: ``1 - C(M - r, k) / C(M, k)``, the mean over the targets.
     """
-    found = {}
-    for at in ranks:
-        missed = np.ones(len(num_right))
-        for place in range(min(at, num_things)):
-            missed *= np.maximum(0, num_things - num_right - place) / (num_things - place)
-        found[f"recall@{at}"] = float(np.mean(1 - missed))
-    return found
+    drawn = {at: hypergeom.pmf(0, num_things, num_right, min(at, num_things)) for at in ranks}
+    return {f"recall@{at}": float(np.mean(1.0 - missed)) for at, missed in drawn.items()}
 
 
 def told_apart(
