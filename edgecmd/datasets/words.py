@@ -10,7 +10,8 @@ pictures of all emoji, and every emoji that it names is right. ``data.split=stri
 every language; ``concept`` holds emoji out, those that ``emoji`` holds out too, and asks with strings that
 name no other; ``owner`` holds languages out, and its strict test asks with strings that training has not.
 
-The file ships with edgecmd (`edgecmd.datasets.build.names.words` makes it again). Licences: ``files/NOTICE-words``.
+The file ships with edgecmd; `edgecmd.datasets.build.names.words` makes it again. Licences:
+``files/NOTICE-words``.
 
 Shapes: N pairs, M emoji, S different strings, Q questions.
 """
