@@ -87,6 +87,9 @@ STUDENT, AUDIO_STUDENT = "student.architecture=ws-200k", "student.architecture=a
 PHOTOGRAPHS = "teacher.name=imagenet"
 # A new person says each digit once, three times or five times; the others' recordings are in the pairs.
 NEW_SPEAKER = ("data.held_out=jackson", "data.labels_from=jackson")
+# Unseen strings, few enough to be asked often; a language is a client.
+UNSEEN_STRINGS = ("data.split=string", "data.val_fraction=0.02", "data.test_fraction=0.05")
+LANGUAGES = ("federation.num_clients=28", "federation.partition=owner")
 AT_PATH = "edgecmd.datasets.on_disk.load:load_layout"
 
 
@@ -177,6 +180,28 @@ DATA_SETS: dict[str, DataSet] = {
         attribution="NOTICE in the folder that the build writes",
         build="edgecmd data build stamps",
         pictures=DRAWN,
+    ),
+    "words": DataSet(
+        loader="edgecmd.datasets.words:load_words",
+        kind="real",
+        pair="image of an emoji -> string that names it in one of 28 languages, 246,281 pairs",
+        licence="Unicode-3.0 (names), MIT (the package that carries them); images: that of emoji",
+        provenance=(
+            "labels and tags of emoji from Unicode's CLDR 48, as npm's emojibase-data 17.0.0 has them; images"
+            " and public source: those of emoji"
+        ),
+        attribution="NOTICE-words and NOTICE in the package folder edgecmd/datasets/files",
+        teacher="imagenet",
+        pictures=DRAWN,
+        limits=(
+            "The strings are the names and search words that people wrote for emoji, language by language."
+            " They are not what people type, and many languages share words."
+        ),
+        preset=Preset(
+            measured=("student.architecture=text-50k", *UNSEEN_STRINGS),
+            compared=(*UNSEEN_STRINGS, *LANGUAGES),
+            form="strings",
+        ),
     ),
     FOLDER: DataSet(
         loader="edgecmd.data.user_files.folder:load_folder",
