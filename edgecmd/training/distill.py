@@ -433,8 +433,13 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Put back what `optimizer_tensors` took out; an empty mapping leaves a fresh optimiser."""
     entries: dict[int, dict[str, Tensor]] = {}
+    parameters = [one for group in optimizer.param_groups for one in group["params"]]
     for key, tensor in tensors.items():
         index, name = key.split(".", 1)
+        parameter = parameters[int(index)]
+        if tensor.shape == parameter.shape:
+            # AdamW in one kernel takes numbers as they lie in memory, whatever the strides say.
+            tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
         entries.setdefault(int(index), {})[name] = tensor
     state = optimizer.state_dict()
     state["state"] = entries
