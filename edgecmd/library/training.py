@@ -312,6 +312,7 @@ def federate(  # noqa: PLR0913 - what a federation is made of
         slowest=as_float(slowest),
         compression=compression,
         top_share=as_float(top_share),
+        clients_at_once=clients_at_once,
         strategy=strategy,
     )
     with tempfile.TemporaryDirectory() as thrown_away:
