@@ -85,8 +85,7 @@ def load_words(config: DataConfig) -> Experiment:
             fractions, ``source_size`` and ``text_bytes`` are used.
 
     Returns:
-        The experiment; its parts differ in what `edgecmd.data.experiment.Experiment.unseen` says. It has no
-        ids.
+        The experiment, without ids; its parts differ in what ``unseen`` says.
 
     Raises:
         ConfigError: A setting does not suit the set.
@@ -108,9 +107,8 @@ def load_words(config: DataConfig) -> Experiment:
         if rows is not None
     }
     train = np.flatnonzero(parts.train)
-    every = np.concatenate(
-        [train, *(questions(np.flatnonzero(one), names) for one in (parts.validation, parts.test))]
-    )
+    asked = [questions(np.flatnonzero(one), names) for one in (parts.validation, parts.test)]
+    every = np.concatenate([train, *asked])
     # No two emoji are copies: each is asked for. To look for copies among all strings would take minutes.
     emoji, string = names.emoji[every], names.string[every]
     return Experiment(
@@ -142,8 +140,8 @@ def _held_out(rows: Rows, *, names: Names, images: Pictures, of_emoji: dict[str,
     """
     asked = questions(rows, names)
     place = np.searchsorted(names.string[asked], names.string[rows])
-    shape = (len(asked), len(images))
-    right = csr_array((np.ones(len(rows), dtype=bool), (place, names.emoji[rows])), shape=shape)
+    cells = np.ones(len(rows), dtype=bool), (place, names.emoji[rows])
+    right = csr_array(cells, shape=(len(asked), len(images)))
     right.sum_duplicates()
     labels = {name: _common(one, right) for name, one in of_emoji.items()}
     labels["language"] = Labels(values=names.language[asked], names=names.languages)
