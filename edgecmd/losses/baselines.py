@@ -163,18 +163,18 @@ def crd(student: Embeddings, teacher: Embeddings, *, temperature: float = CRD_TE
 def _log_norm(constant: Embeddings, *, temperature: float) -> Tensor:
     """Logarithm of ``Z`` of `crd`."""
     batch = len(constant)
-    num_left_out = by_rows(
-        lambda rows: (rows.itself | rows.same_source).sum()[None], constant, constant
-    ).sum()
+    left_out_B = by_rows(lambda rows: (rows.itself | rows.same_source).sum(dim=1), constant, constant)
     # At least one, so that a batch of a single source has a finite norm, which then counts for nothing.
-    num_negatives = (batch * batch - num_left_out).clamp(min=1)
+    num_negatives = (batch * batch - left_out_B.sum()).clamp(min=1)
     log_share = (num_negatives.to(exact_on(constant.device)) / batch).log()
-    alone = num_left_out == batch * batch
+    alone = left_out_B.sum() == batch * batch
 
     def of_rows(rows: Rows) -> Tensor:
         left_out = torch.where(alone, rows.itself, rows.itself | rows.same_source)
         relation = rows.similarity(temperature).masked_fill(left_out, float("-inf"))
-        return torch.logsumexp(relation.flatten(), dim=0)[None]
+        return torch.logsumexp(
+            relation.flatten() if rows.is_whole else relation, dim=-1, keepdim=rows.is_whole
+        )
 
     return torch.logsumexp(by_rows(of_rows, constant, constant), dim=0) - log_share.to(constant)
 

@@ -8,13 +8,13 @@ column is needed.
 Shapes: B batch, R rows of a block, D embedding dimension.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from edgecmd.data.modalities.signature import SAME_FEATURE
 
@@ -100,13 +100,53 @@ def by_rows(
     size = len(student)
     if whole or size * size <= ENTRIES:
         return of_rows(Rows(student=student, teacher=teacher, students=student, teachers=teacher, first=0))
+    found: Tensor = _ByRows.apply(of_rows, student, teacher.detach())  # type: ignore[no-untyped-call]
+    return found
+
+
+class _ByRows(torch.autograd.Function):
+    """`by_rows` in blocks: no graph is kept, and each block's is made again when the gradient comes.
+
+    One result for all blocks, and no object that stays from one block to the next: between these, the memory
+    that a block gives back would be in pieces too small for another.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx, of_rows: Callable[[Rows], Tensor], student: Tensor, teacher: Tensor
+    ) -> Tensor:
+        ctx.of_rows = of_rows  # type: ignore[attr-defined]
+        ctx.save_for_backward(student, teacher)
+        found: Tensor | None = None
+        for part in _parts(len(student)):
+            value = of_rows(_rows(student[part], student, teacher, part))
+            found = value.new_empty(len(student)) if found is None else found
+            found[part] = value
+        assert found is not None
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[None, Tensor, None]:
+        of_rows = ctx.of_rows  # type: ignore[attr-defined]
+        student, teacher = ctx.saved_tensors  # type: ignore[attr-defined]
+        students, total = student.detach().requires_grad_(), torch.zeros_like(student)
+        for part in _parts(len(student)):
+            own = student[part].detach().requires_grad_()
+            with torch.enable_grad():
+                value = of_rows(_rows(own, students, teacher, part))
+            to_own, to_all = torch.autograd.grad(
+                value, (own, students), gradient[part], allow_unused=True, materialize_grads=True
+            )
+            total[part] += to_own
+            total += to_all
+        return None, total, None
+
+
+def _parts(size: int) -> Iterator[slice]:
     step = max(1, ENTRIES // size)
-    blocks = [
-        Rows(student=one, teacher=other, students=student, teachers=teacher, first=first)
-        for first, one, other in zip(
-            range(0, size, step), torch.split(student, step), torch.split(teacher, step), strict=True
-        )
-    ]
-    return torch.cat(
-        [checkpoint(of_rows, one, use_reentrant=False, preserve_rng_state=False) for one in blocks]
-    )
+    return (slice(first, min(first + step, size)) for first in range(0, size, step))
+
+
+def _rows(own: Tensor, students: Tensor, teachers: Tensor, part: slice) -> Rows:
+    return Rows(student=own, teacher=teachers[part], students=students, teachers=teachers, first=part.start)
