@@ -87,7 +87,9 @@ def picture(found: dict[str, list[tuple[int, float]]]) -> bytes:
         axes.set_yscale("log")
         axes.set(xlabel="batch", ylabel="memory of a step, MB")
         axes.set_xticks([64, 256, 1024, 4096, 16384], ["64", "256", "1,024", "4,096", "16,384"])
-        axes.legend()
+        axes.set_yticks([100, 300, 1000, 3000, 10000], ["100", "300", "1,000", "3,000", "10,000"])
+        axes.minorticks_off()
+        axes.legend(loc="lower right")
 
     return draw("large-batches", paint, alt="Memory of a step by batch").png
 
