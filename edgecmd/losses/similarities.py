@@ -115,6 +115,7 @@ class _ByRows(torch.autograd.Function):
     def forward(
         ctx: FunctionCtx, of_rows: Callable[[Rows], Tensor], student: Tensor, teacher: Tensor
     ) -> Tensor:
+        """Values of all rows; student and teacher are kept and nothing else."""
         ctx.of_rows = of_rows  # type: ignore[attr-defined]
         ctx.save_for_backward(student, teacher)
         found: Tensor | None = None
@@ -128,6 +129,7 @@ class _ByRows(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[None, Tensor, None]:
+        """Gradient at the student's embeddings."""
         of_rows = ctx.of_rows  # type: ignore[attr-defined]
         student, teacher = ctx.saved_tensors  # type: ignore[attr-defined]
         students, total = student.detach().requires_grad_(), torch.zeros_like(student)
