@@ -21,7 +21,8 @@ from edgecmd.core.text import counted
 from edgecmd.data.experiment import Experiment, HeldOut
 from edgecmd.data.labelled import UNLABELLED, Labels
 from edgecmd.evaluation.evaluate import Embed, finite
-from edgecmd.evaluation.metrics import RECALL_AT, Embedding, by_thing, chance, rank_of_right, unit_rows
+from edgecmd.evaluation.metrics import Embedding, unit_rows
+from edgecmd.evaluation.right_things import RECALL_AT, by_thing, chance, rank_of_right
 from edgecmd.training.task import Task
 
 CONCEPT = "concept"

@@ -19,7 +19,6 @@ from edgecmd.evaluation.metrics import (
     PROBES,
     Embedding,
     Probe,
-    chance,
     class_recall,
     clustering,
     embed_target,
@@ -30,10 +29,10 @@ from edgecmd.evaluation.metrics import (
     one_shot_across_styles,
     probe_accuracy,
     recall,
-    right_things,
     same_class_share,
     things,
 )
+from edgecmd.evaluation.right_things import chance, right_things
 from edgecmd.models.students import Student, is_dense
 from edgecmd.run import Run
 from edgecmd.training.task import Task

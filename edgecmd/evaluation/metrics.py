@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from scipy.sparse import csr_array
-from scipy.stats import hypergeom
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -33,13 +32,13 @@ from edgecmd.data.experiment import Experiment
 from edgecmd.data.labelled import UNLABELLED, Labels
 from edgecmd.data.modalities.table import target_input
 from edgecmd.data.pairs import Targets
+from edgecmd.evaluation.right_things import RECALL_AT, by_thing, rank_of_right, right_things
 from edgecmd.models.devices import device_of
 from edgecmd.models.teacher.place_features import pool_places
 from edgecmd.models.trial import running_student
 
 # The first axis is anonymous: pool and test of a probe differ in length.
 Embedding = Float[np.ndarray, "_ dim"]
-RECALL_AT = (1, 5, 10)
 # Similarities in memory at a time.
 BLOCK = 2048**2
 
@@ -143,51 +142,6 @@ def first_ranks(student: Embedding, gallery: Embedding, right: csr_array) -> Int
         best, is_right = by_thing(student[rows] @ source.T, codes), wanted[rows].toarray()
         found.append(rank_of_right(best, is_right))
     return np.concatenate(found)
-
-
-def rank_of_right(
-    similarity: Float[np.ndarray, "num things"], right: Bool[np.ndarray, "num things"]
-) -> Int[np.ndarray, " num"]:
-    """Rank of the first right thing of each row, from 1; wrong ones that are as near come before it.
-
-    Args:
-        similarity: To each thing, (N, things).
-        right: Which are right, at least one a row, (N, things).
-    """
-    mine = np.where(right, similarity, -np.inf).max(axis=1, keepdims=True)
-    return np.asarray(1 + ((similarity >= mine) & ~right).sum(axis=1))
-
-
-def right_things(right: csr_array, codes: Int[np.ndarray, " images"]) -> csr_array:
-    """Which things are right for each target, bool, (N, things): those of which an image is, by ``right``."""
-    thing_of = csr_array((np.ones(len(codes), dtype=np.int64), (np.arange(len(codes)), codes)))
-    return csr_array(right.astype(np.int64) @ thing_of).astype(bool)
-
-
-def by_thing(
-    similarity: Float[np.ndarray, "rows num"], codes: Int[np.ndarray, " num"]
-) -> Float[np.ndarray, "rows things"]:
-    """Similarity to the nearest of each thing's images; ``codes`` go from 0 without gaps."""
-    order = np.argsort(codes, kind="stable")
-    starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
-    return np.asarray(np.maximum.reduceat(similarity[:, order], starts, axis=1))
-
-
-def chance(
-    num_right: Int[np.ndarray, " num"], num_things: int, *, ranks: Sequence[int] = RECALL_AT
-) -> dict[str, float]:
-    """What `recall` of a random order of the things is where several are right.
-
-    Args:
-        num_right: How many things are right for each target, (N,).
-        num_things: M.
-        ranks: As in `recall`.
-
-    Returns:
-        ``{"recall@1": share, ...}``: ``1 - C(M - r, k) / C(M, k)``, the mean over the targets.
-    """
-    drawn = {at: hypergeom.pmf(0, num_things, num_right, min(at, num_things)) for at in ranks}
-    return {f"recall@{at}": float(np.mean(1.0 - missed)) for at, missed in drawn.items()}
 
 
 def told_apart(

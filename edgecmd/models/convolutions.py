@@ -4,8 +4,10 @@ Shapes: B batch, C channels, H height, W width, L bytes, E numbers of a byte.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -54,11 +56,18 @@ class StandardisedConv2d(nn.Conv2d):
 
 
 class ScaledReLU(nn.Module):
-    """ReLU times a constant that keeps the variance of a unit Gaussian input."""
+    """ReLU times a constant that keeps the variance of a unit Gaussian input.
+
+    Attributes:
+        gain: The constant; 1 while the layer before has it in its weight (`gains_in_weights`).
+    """
+
+    gain: float = RELU_GAIN
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply elementwise."""
-        return functional.relu(x) * RELU_GAIN
+        found = functional.relu(x)
+        return found if self.gain == 1.0 else found * self.gain
 
 
 class Activated(nn.Sequential):
@@ -76,6 +85,28 @@ class Activated(nn.Sequential):
             return functional.relu(convolution.scaled(x, RELU_GAIN))
         found: Tensor = activation(convolution(x))
         return found
+
+
+@contextmanager
+def gains_in_weights(student: nn.Module) -> Iterator[dict[str, float]]:
+    """Leave out the gains after plain convolutions of `Activated`, for whoever multiplies their parameters.
+
+    Yields:
+        What weight and bias of each such convolution are to be multiplied by, by the layer's name.
+    """
+    found = {
+        f"{name}.0": cast(ScaledReLU, one[1])
+        for name, one in student.named_modules()
+        if type(one) is Activated and [type(layer) for layer in one] == [nn.Conv2d, ScaledReLU]
+    }
+    gains = {name: activation.gain for name, activation in found.items()}
+    for activation in found.values():
+        activation.gain = 1.0
+    try:
+        yield gains
+    finally:
+        for name, activation in found.items():
+            activation.gain = gains[name]
 
 
 def _ws_conv(into: int, out: int, *, stride: int = 1, size: int | tuple[int, int] = 3) -> nn.Module:

@@ -199,7 +199,8 @@ def units_of(plan: PrivacyPlan) -> StepSettings:
 def add_noise(total: Sum, *, plan: PrivacyPlan, source: Source) -> Sum:
     """What a step releases: ``(total + N(0, noise_std^2)) / normaliser``, in float64."""
     # A GPU works on the sums while the host draws.
-    drawn = normal(source, sum(value.numel() for value in total.values())) * plan.noise_std
+    drawn = normal(source, sum(value.numel() for value in total.values()))
+    drawn *= plan.noise_std
     noise = sent(torch.from_numpy(drawn), next(iter(total.values())).device)
     released, start = {}, 0
     for name, value in total.items():

@@ -90,13 +90,19 @@ def normal(source: Source, count: int) -> np.ndarray:
     result (Holohan and Braghin 2021, arXiv 2107.10138, n = 2). A draw is ``sqrt(2) erfinv(2 u - 1)``:
     ``2 u - 1`` is exact and never -1 or 1, so the tails are symmetric and finite.
     """
-    words = source.words(NORMALS_A_DRAW * count).reshape(NORMALS_A_DRAW, count)
+    # What nobody can ask for again may be drawn in any order: in pieces, it never fills fresh memory.
+    words = None if isinstance(source, SystemSource) else source.words(NORMALS_A_DRAW * count)
     drawn = np.empty(count)
     for first in range(0, count, IN_CACHE):
-        signed = _uniform(words[:, first : first + IN_CACHE])
+        num = min(IN_CACHE, count - first)
+        if words is None:
+            own = source.words(NORMALS_A_DRAW * num).reshape(NORMALS_A_DRAW, num)
+        else:
+            own = words.reshape(NORMALS_A_DRAW, count)[:, first : first + num]
+        signed = _uniform(own)
         signed *= 2.0
         signed -= 1.0
-        drawn[first : first + IN_CACHE] = torch.from_numpy(signed).erfinv_().sum(dim=0).numpy()
+        drawn[first : first + num] = torch.from_numpy(signed).erfinv_().sum(dim=0).numpy()
     drawn *= math.sqrt(2.0 / NORMALS_A_DRAW)
     return drawn
 

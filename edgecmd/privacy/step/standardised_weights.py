@@ -13,6 +13,7 @@ from typing import TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
 from edgecmd.models.convolutions import StandardisedConv2d
 
@@ -88,7 +89,9 @@ def plain_copy(student: nn.Module) -> nn.Module:
 
 def _plain(module: nn.Module) -> nn.Module:
     if _is_standardised(module):
-        plain = nn.Conv2d(
+        # Its weights are copied; to draw first ones would cost a step's share of time and torch's own coins.
+        plain: nn.Conv2d = skip_init(  # type: ignore[no-untyped-call]
+            nn.Conv2d,
             module.in_channels,
             module.out_channels,
             cast(tuple[int, int], module.kernel_size),

@@ -20,7 +20,7 @@ channels, K numbers that enter one output, N images, C channels, H height, W wid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -28,7 +28,13 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
-from edgecmd.models.convolutions import Activated, Residual, ScaledReLU, StandardisedConv2d
+from edgecmd.models.convolutions import (
+    Activated,
+    Residual,
+    ScaledReLU,
+    StandardisedConv2d,
+    gains_in_weights,
+)
 from edgecmd.models.students import ConvStudent
 from edgecmd.privacy.step.gradients import STRETCH, Sum, clip_factors, counting, weighted_sum
 from edgecmd.privacy.step.units import UnitLoss, Units
@@ -60,20 +66,25 @@ class Trace:
         layer: The layer.
         entered: What went in, (U, R, ...).
         gradient: Gradient at what came out, (U, R, ...).
+        gain: What weight and bias were multiplied by, and so what their gradients are.
     """
 
     name: str
     layer: Layer
     entered: Tensor
     gradient: Tensor
+    gain: float = 1.0
 
-    def factors(self, part: slice) -> tuple[Tensor, Tensor]:
-        """Factors of the weight gradients of the units of ``part``: (U, O, L) and (U, L, K)."""
+    def factors(self, part: slice, room: "Room | None" = None) -> tuple[Tensor, Tensor]:
+        """Factors of the weight gradients of the units of ``part`` but for the gain: (U, O, L) and (U, L, K).
+
+        With ``room`` the second one holds until the room's next use.
+        """
         entered, gradient = self.entered[part], self.gradient[part]
         num, (out, *_) = len(entered), self.layer.weight.shape
         if isinstance(self.layer, nn.Linear):
             return gradient.reshape(num, -1, out).transpose(1, 2), entered.flatten(1, -2)
-        seen = windows(entered.flatten(0, 1), self.layer)
+        seen = windows(entered.flatten(0, 1), self.layer, room)
         return gradient.transpose(1, 2).reshape(num, out, -1), seen.reshape(num, -1, seen.shape[2])
 
     @property
@@ -82,6 +93,28 @@ class Trace:
         num, numel = len(self.entered), self.layer.weight.numel()
         positions = self.gradient.numel() // (num * len(self.layer.weight))
         return COMPACT * positions * (len(self.layer.weight) + self.layer.weight[0].numel()) <= numel
+
+
+class Room:
+    """Memory of the windows of one block of units, which the next one gets again: new pages cost time."""
+
+    def __init__(self) -> None:
+        self._padded: dict[tuple[int, ...], Tensor] = {}
+        self._numbers: Tensor | None = None
+
+    def padded(self, like: Tensor, pad: int) -> Tensor:
+        """Zeros around a place for an image, (N, H, W, C); the place may hold anything."""
+        num, channels, height, width = like.shape
+        shape = (num, height + 2 * pad, width + 2 * pad, channels)
+        if (*shape, pad) not in self._padded:
+            self._padded[*shape, pad] = like.new_zeros(shape)
+        return self._padded[*shape, pad]
+
+    def copied(self, value: Tensor) -> Tensor:
+        """``value``, row-major."""
+        if self._numbers is None or len(self._numbers) < value.numel():
+            self._numbers = value.new_empty(value.numel())
+        return self._numbers[: value.numel()].view(value.shape).copy_(value)
 
 
 def as_weight(flat: Tensor, layer: Layer) -> Tensor:
@@ -94,17 +127,18 @@ def as_weight(flat: Tensor, layer: Layer) -> Tensor:
 
 
 def windows(
-    image_NCHW: Float[Tensor, "num channels height width"], layer: nn.Conv2d
+    image_NCHW: Float[Tensor, "num channels height width"], layer: nn.Conv2d, room: Room | None = None
 ) -> Float[Tensor, "num positions inputs"]:
     """What each output of a convolution sees, (N, L, K), K in the order of height, width, channel."""
     size, stride, pad = layer.kernel_size[0], layer.stride[0], int(layer.padding[0])
     num, channels, height, width = image_NCHW.shape
     if channels == 1:  # Of a single channel, which has the same order, rows of windows are longer to copy.
         return functional.unfold(image_NCHW, size, padding=pad, stride=stride).transpose(1, 2)
-    padded = image_NCHW.new_zeros(num, height + 2 * pad, width + 2 * pad, channels)
+    room = room or Room()
+    padded = room.padded(image_NCHW, pad)
     padded[:, pad : pad + height, pad : pad + width] = image_NCHW.permute(0, 2, 3, 1)
     seen = padded.unfold(1, size, stride).unfold(2, size, stride).permute(0, 1, 2, 4, 5, 3)
-    return seen.reshape(num, seen.shape[1] * seen.shape[2], -1)
+    return room.copied(seen).view(num, seen.shape[1] * seen.shape[2], -1)
 
 
 def clipped_chunk(
@@ -219,8 +253,11 @@ def row_traces(student: nn.Module, units: Units, loss: UnitLoss) -> tuple[list[T
         entered[name], made[name] = into.detach(), output if output.requires_grad else output.requires_grad_()
         return made[name]
 
-    frozen = {name: value.detach() for name, value in student.named_parameters()}
-    with torch.enable_grad(), hooked({**modules, **inner}, tap):
+    with torch.enable_grad(), gains_in_weights(student) as gains, hooked({**modules, **inner}, tap):
+        frozen = {
+            name: value.detach() * gains.get(name.rpartition(".")[0], 1.0)
+            for name, value in student.named_parameters()
+        }
         output = functional_call(student, frozen, (units.images.flatten(0, 1),))
     seen = output.detach().reshape(num, rows, *output.shape[1:])
     at_output = vmap(grad(loss), randomness="different")(seen, units.teacher, units.mask)
@@ -229,10 +266,11 @@ def row_traces(student: nn.Module, units: Units, loss: UnitLoss) -> tuple[list[T
     for (name, module), gradient in zip(modules.items(), found, strict=True):
         into = made[f"{name}.second"].detach() if isinstance(module, Residual) else entered[name]
         one, other = (value.view(num, rows, *value.shape[1:]) for value in (into, gradient))
-        own = own_parameters(module)
+        own, gain = own_parameters(module), gains.get(name, 1.0)
         if isinstance(module, Layer) and "weight" in own:
-            traces.append(Trace(name=name, layer=module, entered=one, gradient=other))
-        rest |= {f"{name}.{key}": value for key, value in _small(module, one, other).items() if key in own}
+            traces.append(Trace(name=name, layer=module, entered=one, gradient=other, gain=gain))
+        found_small = _small(module, one, other)
+        rest |= {f"{name}.{key}": gain * value for key, value in found_small.items() if key in own}
     return traces, rest
 
 
@@ -312,8 +350,10 @@ def _is_plain(layer: nn.Module) -> bool:
 
 
 def _doubled(trace: Trace, num_real: int) -> tuple[Tensor, Tensor]:
-    output_UOL, input_ULK = trace.factors(slice(num_real))
-    return output_UOL.double(), input_ULK.double()
+    """The factors in float64, with the gain."""
+    gradient = trace.gradient[:num_real].double() * trace.gain
+    own = replace(trace, entered=trace.entered[:num_real].double(), gradient=gradient)
+    return own.factors(slice(None))
 
 
 def gram_square(
@@ -354,10 +394,10 @@ def _formed_sum(
     width = -(-sum(numels) // STRETCH) * STRETCH
     buffer = like.new_zeros(min(BLOCK, num_units), width)
     total = torch.zeros(width, dtype=torch.float64, device=like.device)
-    factors = []
+    factors, room = [], Room()
     for first in range(0, num, BLOCK):
         part = slice(first, min(first + BLOCK, num_units))
-        _fill(buffer[: part.stop - part.start], traces, rest, part)
+        _fill(buffer[: part.stop - part.start], traces, rest, part, room)
         part = slice(first, min(first + BLOCK, num))
         block = buffer[: part.stop - part.start]
         stretches = torch.linalg.vector_norm(block.view(len(block), -1, STRETCH), dim=2)
@@ -377,14 +417,14 @@ def _formed_sum(
     return sums, torch.cat(factors)
 
 
-def _fill(block: Tensor, traces: list[Trace], rest: Mapping[str, Tensor], part: slice) -> None:
+def _fill(block: Tensor, traces: list[Trace], rest: Mapping[str, Tensor], part: slice, room: Room) -> None:
     """Write the gradients of the units of ``part`` side by side into the rows of ``block``."""
     start, num = 0, len(block)
     for trace in traces:
-        output_UOL, input_ULK = trace.factors(part)
+        output_UOL, input_ULK = trace.factors(part, room)
         shape = (num, output_UOL.shape[1], input_ULK.shape[2])
         end = start + shape[1] * shape[2]
-        torch.bmm(output_UOL, input_ULK, out=block[:, start:end].view(shape))
+        block[:, start:end].view(shape).baddbmm_(output_UOL, input_ULK, beta=0, alpha=trace.gain)
         start = end
     for value in rest.values():
         end = start + value[0].numel()

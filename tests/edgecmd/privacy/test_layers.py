@@ -6,9 +6,11 @@ from unittest.mock import patch
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 
 from edgecmd.losses import loss_of
+from edgecmd.models.convolutions import RELU_GAIN, gains_in_weights
 from edgecmd.models.devices import place
 from edgecmd.models.students import build_student
 from edgecmd.privacy.step import vmap_engine
@@ -16,6 +18,7 @@ from edgecmd.privacy.step.gradients import ENGINES, clipped_sum, norm
 from edgecmd.privacy.step.standardised_weights import plain_copy
 from edgecmd.privacy.step.units import Units, unit_loss
 from edgecmd.privacy.step.vmap_engine import (
+    Room,
     clipped_chunk,
     gram_square,
     is_row_wise,
@@ -122,6 +125,11 @@ def test_windows_times_weight_is_the_convolution(size: int, stride: int, pad: in
     flat = layer.weight.permute(0, 2, 3, 1).flatten(1)
     expected = layer(image).flatten(2).transpose(1, 2)
     torch.testing.assert_close(windows(image, layer) @ flat.T, expected)
+    # Memory that held another image, and a larger one, gives the same.
+    room = Room()
+    for other in (made(1, 2, 3, 9, 7), made(1, 3, 3, 9, 7)):
+        windows(other, layer, room)
+    assert torch.equal(windows(image, layer, room), windows(image, layer))
 
 
 def test_which_layers_are_products() -> None:
@@ -305,12 +313,40 @@ def test_the_plain_pass_gives_what_units_of_their_own_give(architecture: str, ro
     assert [one.name for one in plain] == [one.name for one in apart]
     for one, other in zip(plain, apart, strict=True):
         torch.testing.assert_close(one.entered, other.entered, rtol=1e-9, atol=1e-12)
-        torch.testing.assert_close(one.gradient, other.gradient, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(one.gain * one.gradient, other.gradient, rtol=1e-9, atol=1e-12)
+    # The constant of a ReLU is in the convolution before it, and nowhere else.
+    ours = architecture.startswith("ws")
+    assert [one.gain for one in plain] == [
+        RELU_GAIN if ours and one.name != "projector" else 1.0 for one in plain
+    ]
+    assert {one.gain for one in apart} == {1.0}
     assert set(small) == set(rest)
     for name, value in rest.items():
         torch.testing.assert_close(small[name], value, rtol=1e-9, atol=1e-12)
     assert not any(module._forward_hooks for module in student.modules())
     assert all(parameter.requires_grad for parameter in student.parameters())
+
+
+def test_gains_are_left_out_while_they_stand_in_the_weights_and_put_back_after_a_failure() -> None:
+    student = student_of("ws-50k")
+    image = units_of(2, 1, side=16).images[:, 0].float()
+    before = student(image)
+
+    def scaled() -> Tensor:
+        with gains_in_weights(student) as gains:
+            assert set(gains.values()) == {RELU_GAIN}
+            weights = {
+                name: value * gains.get(name.rpartition(".")[0], 1.0)
+                for name, value in student.named_parameters()
+            }
+            found: Tensor = functional_call(student, weights, (image,))
+            assert not torch.allclose(student(image), before, rtol=1e-3, atol=0.0)
+            raise KeyError(found)
+
+    with pytest.raises(KeyError) as told:
+        scaled()
+    torch.testing.assert_close(told.value.args[0], before)
+    assert torch.equal(student(image), before)
 
 
 def test_a_scale_of_zero_still_has_a_gradient() -> None:

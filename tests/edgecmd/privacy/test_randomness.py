@@ -6,6 +6,7 @@ import torch
 from scipy import stats
 
 from edgecmd.privacy.step.randomness import (
+    IN_CACHE,
     DeterministicSource,
     SystemSource,
     generator,
@@ -28,6 +29,28 @@ def test_uniforms_are_uniform_and_never_zero_or_one() -> None:
     assert stats.kstest(values, "uniform").pvalue > FALSE_ALARM
     assert values.min() > 0
     assert values.max() < 1
+
+
+def test_noise_that_is_drawn_in_pieces_is_new_in_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every piece asks the system, for as many words as it has numbers, four each."""
+    asked: list[int] = []
+    system = SystemSource.words
+    monkeypatch.setattr(
+        SystemSource, "words", lambda self, count: (asked.append(count), system(self, count))[1]
+    )
+    drawn = normal(SystemSource(), 2 * IN_CACHE + 3)
+    assert asked == [4 * IN_CACHE, 4 * IN_CACHE, 4 * 3]
+    assert len(np.unique(drawn)) == 2 * IN_CACHE + 3
+    assert stats.kstest(drawn, "norm").pvalue > FALSE_ALARM
+
+
+def test_deterministic_noise_is_four_draws_a_number_of_one_sequence() -> None:
+    """What a seed gave once it gives for ever: word i of each of four runs makes number i."""
+    num = IN_CACHE + 5
+    words = DeterministicSource(3).words(4 * num).reshape(4, num)
+    share = ((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+    wanted = stats.norm.ppf(share).sum(axis=0) / 2.0
+    np.testing.assert_allclose(normal(DeterministicSource(3), num), wanted, rtol=1e-9, atol=1e-12)
 
 
 class Fixed:
