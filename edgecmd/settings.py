@@ -63,13 +63,17 @@ class DataConfig(Section):
     target_scale: float = -0.5
     """The student sees (value - target_offset) / target_scale; not 0."""
     target_kind: str = "auto"
-    """Kind of the targets: grey, rgb, depth or wave; auto: the kind of the set's files. A device with pairs
-    of its own never looks: it leaves out each pair whose target is not of the kind that the student takes."""
+    """Kind of the targets: grey, rgb, depth, wave or text; auto: the kind of the set's files. A device with
+    pairs of its own never looks: it leaves out each pair whose target is not of the kind that the student
+    takes."""
     sampling_rate_hz: Annotated[int, Interval(ge=4000, le=48_000)] = 8000
     """Rate to which recordings are resampled, in Hz. The bands, window and hop of audio-* students scale with
     it: at 8000 the bands run from 60 Hz to 4 kHz, the window is 32 ms and the hop 16 ms."""
     clip_s: Annotated[float, Interval(ge=0.1, le=30.0)] = 1.0
     """Seconds of each recording that are kept, from its first sound on; shorter ones end in silence."""
+    text_bytes: Annotated[int, Interval(ge=8, le=512)] = 48
+    """Bytes of UTF-8 of a string that are kept: the longest beginning of whole characters; shorter ones are
+    padded with 0. A Latin letter takes 1 byte, most others 2 or 3, an emoji 4 and more."""
     depth_scale_mm: Annotated[float, Interval(ge=1e-3, le=1000)] = 1.0
     """Millimetres per unit of a 16-bit depth file: 0.2 for 5000 units per metre, 1 for mm."""
     depth_max_m: Annotated[float, Interval(ge=0, le=65.535)] = 0.0

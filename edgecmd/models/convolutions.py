@@ -1,10 +1,11 @@
 """Layers that the students of the table are built of.
 
-Shapes: B batch, C channels, H height, W width.
+Shapes: B batch, C channels, H height, W width, L bytes, E numbers of a byte.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -15,6 +16,7 @@ from torch.nn import functional
 RELU_GAIN = math.sqrt(2.0 / (1.0 - 1.0 / math.pi))
 RESIDUAL_SCALE = 0.5
 GROUP_SIZE = 8
+NUM_BYTES = 256
 
 
 class StandardisedConv2d(nn.Conv2d):
@@ -24,8 +26,12 @@ class StandardisedConv2d(nn.Conv2d):
     the exporter folds it to a plain convolution (scaled weight standardisation, arXiv 2101.08692).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, stride=stride, padding=kernel_size // 2)
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int], *, stride: int = 1
+    ) -> None:
+        sides = kernel_size if isinstance(kernel_size, tuple) else (kernel_size, kernel_size)
+        padding = (sides[0] // 2, sides[1] // 2)
+        super().__init__(in_channels, out_channels, sides, stride=stride, padding=padding)
         self.gain = nn.Parameter(torch.ones(out_channels, 1, 1, 1))
 
     def standardised_weight(self, *, scale: float = 1.0) -> Float[Tensor, "out into height width"]:
@@ -72,8 +78,8 @@ class Activated(nn.Sequential):
         return found
 
 
-def _ws_conv(into: int, out: int, *, stride: int = 1) -> nn.Module:
-    return Activated(StandardisedConv2d(into, out, 3, stride=stride), ScaledReLU())
+def _ws_conv(into: int, out: int, *, stride: int = 1, size: int | tuple[int, int] = 3) -> nn.Module:
+    return Activated(StandardisedConv2d(into, out, size, stride=stride), ScaledReLU())
 
 
 def _gn_conv(into: int, out: int, *, stride: int = 1) -> nn.Module:
@@ -140,3 +146,51 @@ class Pyramid(nn.Module):
 def _twice(map_BCHW: Tensor) -> Tensor:
     """A map at twice its size; each number repeated. A scale, so that no device has to compute a size."""
     return functional.interpolate(map_BCHW, scale_factor=2.0, mode="nearest")
+
+
+class ByteTrunk(nn.Module):
+    """Strings of bytes as features: an embedding of each byte, convolutions along the string, pooling.
+
+    What is behind the last byte is zero after each layer, as beyond the ends of a convolution's input, so no
+    number hangs on how much padding follows a string. The convolutions are those of images, on maps of
+    height 1: whatever folds, exports or clips the gradients of those does so here.
+
+    Args:
+        width_of_byte: E.
+        widths: Channels of each stage, C; from the first to the second the length is halved.
+    """
+
+    def __init__(self, *, width_of_byte: int, widths: tuple[int, int]) -> None:
+        super().__init__()
+        first, second = widths
+        wide, narrow = (partial(FAMILIES["ws"], size=(1, size)) for size in (5, 3))
+        self.embedding = nn.Embedding(NUM_BYTES, width_of_byte)
+        self.enter = wide(width_of_byte, first)
+        self.first = nn.ModuleList(narrow(first, first) for _ in range(2))
+        self.shorten = narrow(first, second, stride=2)
+        self.second = nn.ModuleList(narrow(second, second) for _ in range(2))
+        self.num_features = 2 * second
+
+    def forward(self, text_B11L: Float[Tensor, "batch 1 1 bytes"]) -> Float[Tensor, "batch features"]:
+        """Mean and maximum over the string, (B, 2C); zero for an empty one."""
+        # Of numbers that are no bytes, as no reader gives them, those below one and NaN are padding.
+        byte_BL = text_B11L.flatten(1)
+        index = torch.where(byte_BL >= 1, byte_BL.clamp(max=NUM_BYTES - 1), 0).long()
+        real = (index > 0).to(text_B11L)[:, None, None]
+        map_BE1L = self.embedding(index).transpose(1, 2)[:, :, None] * real
+        map_BC1L = self.enter(map_BE1L) * real
+        map_BC1L = _beside(map_BC1L, self.first, real)
+        real = real[..., ::2]
+        map_BC1L = self.shorten(map_BC1L) * real
+        # Not below zero, so that the zeros of the padding are never the largest.
+        map_BC1L = functional.relu(_beside(map_BC1L, self.second, real))
+        mean = map_BC1L.sum(dim=(2, 3)) / real.sum(dim=(2, 3)).clamp(min=1.0)
+        return torch.cat([mean, map_BC1L.amax(dim=(2, 3))], dim=1)
+
+
+def _beside(map_BC1L: Tensor, layers: nn.ModuleList, real: Tensor) -> Tensor:
+    """Layers beside the identity; what is not ``real`` is zero after each."""
+    inner = map_BC1L
+    for layer in layers:
+        inner = layer(inner) * real
+    return map_BC1L + RESIDUAL_SCALE * inner

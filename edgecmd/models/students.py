@@ -15,6 +15,8 @@ folding its normalisation away (`export.fold_norm`). Training one from random we
 
 ``audio-*`` are students of the first family that take a recording and look at its log-mel image.
 
+``text-*`` are students of the first family along a string of bytes.
+
 ``lite0-*`` are the first stages of a network of photographs that ships, and begin with its weights.
 
 ``seg-*`` are students of either kind with a decoder: an embedding for each location of the image.
@@ -48,6 +50,7 @@ from edgecmd.models.backbones import (
     read_weights,
     without_inplace,
 )
+from edgecmd.models.base import Student as Student
 from edgecmd.models.batch_norm import (
     AUTO,
     FOLD,
@@ -57,21 +60,20 @@ from edgecmd.models.batch_norm import (
     convert,
     hold,
     norms_of,
-    statistics_of,
 )
-from edgecmd.models.convolutions import FAMILIES, Pointwise, Pyramid, Residual
+from edgecmd.models.convolutions import FAMILIES, NUM_BYTES, ByteTrunk, Pointwise, Pyramid, Residual
 from edgecmd.models.efficientnet import Trunk, load_shipped
-from edgecmd.models.trial import (
-    made_up,
-    seeded,
-    try_out,
-)
+from edgecmd.models.trial import made_up, seeded, try_out
 
 # Side of a place of a dense student in pixels of its input, and what the input's sides are multiples of.
 DENSE_STRIDE, INPUT_MULTIPLE = 4, 16
 
 
-FRONTS: dict[str, Callable[[], nn.Module]] = {"none": nn.Identity, "log-mel": LogMel}
+FRONTS: dict[str, Callable[[], nn.Module]] = {
+    "none": nn.Identity,
+    "log-mel": LogMel,
+    "bytes": nn.Identity,
+}
 # Of a network of anyone's own, of which only a trial tells what it takes.
 ANY_FRONT = "any"
 # Height and width that a student of anyone's own is tried on where none is given.
@@ -79,50 +81,6 @@ DEFAULT_SIZE = (64, 64)
 # Offset and scale of inputs that are ink on white paper, which is seen as zero.
 INK = (1.0, -0.5)
 SETTING, WEIGHTS = "student.architecture", "student.weights"
-
-
-class Student(nn.Module):
-    """What every student is: (B, C, H, W) to (B, D), of a dense one (B, D, rows, columns); not normalised.
-
-    Args:
-        in_channels: Channels of the target modality, C.
-        embedding_dim: Dimension of the teacher's feature, D.
-
-    Attributes:
-        architecture: A key of `STUDENTS`, ``module:factory`` or ``timm:NAME``; of an object without a name
-            ``<its class>``.
-        size: Height and width that it was tried on; None for students that take every size.
-        projector: Its last layer, which `DistillConfig.freeze_projector` is about; ``nn.Identity`` where the
-            layer that gives the embedding is somewhere inside.
-        open_seed: Seed of its first weights where it was made by name without saying for which inputs; see
-            `fitted`.
-        origin: What a trained one was distilled on, for `edgecmd.export` and `edgecmd.evaluate`.
-        batch_norm: What its batch normalisation became, a key of `edgecmd.models.batch_norm.BATCH_NORM`.
-        first_weights: What a file of first weights gave; None where there was none.
-        seen: Offset and scale of the inputs that pretrained first weights are made for; None: of any.
-        trainable: What of it is trained, a key of `edgecmd.models.trained_part.TRAINABLE`.
-        held: Names of the weights that are not.
-    """
-
-    architecture: str = ""
-    size: tuple[int, int] | None = None
-    projector: nn.Module
-    open_seed: int | None = None
-    origin: object | None = None
-    batch_norm: str = KEEP
-    first_weights: Matched | None = None
-    seen: tuple[float, float] | None = None
-    trainable: str = "all"
-    held: frozenset[str] = frozenset()
-
-    @property
-    def fixed(self) -> frozenset[str]:
-        """Names in its state of what no training may change: statistics and weights that are held."""
-        return self.held | (statistics_of(self) if self.batch_norm in (FREEZE, FOLD) else frozenset())
-
-    def __init__(self, *, in_channels: int, embedding_dim: int) -> None:
-        super().__init__()
-        self.in_channels, self.embedding_dim = in_channels, embedding_dim
 
 
 class ConvStudent(Student):
@@ -146,11 +104,8 @@ class ConvStudent(Student):
         embedding_dim: int,
     ) -> None:
         super().__init__(in_channels=in_channels, embedding_dim=embedding_dim)
-        if front == "log-mel" and in_channels != 1:
-            raise ConfigError(
-                f"A student of recordings takes 1 channel, not {in_channels}; for images set"
-                " student.architecture to one of the ws-* or gn-* students."
-            )
+        if front == "log-mel":
+            _refuse_channels(in_channels, what="recordings")
         conv = FAMILIES[family]
         self.front = FRONTS[front]()
         first, second, third = widths
@@ -194,6 +149,41 @@ class LiteStudent(Student):
         """Embed a batch of inputs, see `edgecmd.data.modalities.table.target_input`."""
         embedding: Tensor = self.projector(_mean_and_max(self.trunk.maps(image)[-1]))
         return embedding
+
+
+class TextStudent(Student):
+    """Encoder of strings: bytes, 0 behind the last, to an embedding that does not depend on how many zeros.
+
+    Args:
+        width_of_byte: As in `ByteTrunk`.
+        widths: As in `ByteTrunk`.
+        in_channels: As in `Student`; 1.
+        embedding_dim: As in `Student`.
+    """
+
+    largest_input = NUM_BYTES - 1.0
+
+    def __init__(
+        self, *, width_of_byte: int, widths: tuple[int, int], in_channels: int, embedding_dim: int
+    ) -> None:
+        super().__init__(in_channels=in_channels, embedding_dim=embedding_dim)
+        _refuse_channels(in_channels, what="strings")
+        self.trunk = ByteTrunk(width_of_byte=width_of_byte, widths=widths)
+        self.projector = nn.Linear(self.trunk.num_features, embedding_dim)
+
+    def forward(self, text: Float[Tensor, "batch 1 1 bytes"]) -> Float[Tensor, "batch dim"]:
+        """Embed a batch of inputs, see `edgecmd.data.modalities.table.target_input`."""
+        embedding: Tensor = self.projector(self.trunk(text))
+        return embedding
+
+
+def _refuse_channels(num: int, *, what: str) -> None:
+    """Refuse a student of lines for inputs of several channels."""
+    if num != 1:
+        raise ConfigError(
+            f"A student of {what} takes 1 channel, not {num}; for images set student.architecture to one of"
+            " the ws-* or gn-* students."
+        )
 
 
 class DenseStudent(ConvStudent):
@@ -358,6 +348,12 @@ def dense(family: str, widths: tuple[int, int, int], *, decoder: int, text: str)
     return Architecture(build=build, text=text, family=family, dense=True)
 
 
+def strings(width_of_byte: int, widths: tuple[int, int]) -> Architecture:
+    """Row of a `TextStudent`."""
+    build = partial(TextStudent, width_of_byte=width_of_byte, widths=widths)
+    return Architecture(build=build, text="for strings", family="ws", front="bytes")
+
+
 def lite(build: Callable[..., Student], *, text: str, dense: bool = False) -> Architecture:
     """Row of a student that begins with the weights of EfficientNet-Lite0."""
     return Architecture(build=build, text=text, family="lite0", dense=dense, weights_of="imagenet")
@@ -379,6 +375,8 @@ STUDENTS: dict[str, Architecture] = {
     "plain-1m": convolutional("plain", (48, 112, 184), text=PLAIN),
     "audio-50k": convolutional("ws", (12, 24, 36), front="log-mel", text=RECORDINGS),
     "audio-200k": convolutional("ws", (24, 48, 80), front="log-mel", text=RECORDINGS),
+    "text-50k": strings(16, (40, 48)),
+    "text-200k": strings(32, (80, 112)),
     "seg-50k": dense("ws", (12, 20, 32), decoder=20, text=PLACES),
     "seg-200k": dense("ws", (24, 40, 64), decoder=48, text=PLACES),
     "lite0-s": lite(partial(LiteStudent, num_stages=5), text=PRETRAINED),
@@ -583,12 +581,14 @@ def project(
 
 
 def initialise(module: nn.Module, *, generator: torch.Generator) -> None:
-    """Draw weights of every convolution and linear layer from ``generator``; biases become zero."""
+    """Draw weights of every convolution, linear layer and embedding from ``generator``; biases become 0."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.Embedding):
+            nn.init.normal_(layer.weight, generator=generator)
 
 
 def num_parameters(student: Student) -> int:

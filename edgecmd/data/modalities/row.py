@@ -39,7 +39,7 @@ Degradation = Callable[[Stored, float, np.random.Generator], Stored]
 class StoredShape(Protocol):
     """Shape of one stored example."""
 
-    def __call__(self, *, channels: int, side: int, samples: int) -> tuple[int, ...]:
+    def __call__(self, *, channels: int, side: int, samples: int, text_bytes: int) -> tuple[int, ...]:
         """Its axes behind N."""
 
 
@@ -127,7 +127,7 @@ class Modality:
         input_shape: (C, H, W) of one example as a student sees it, from a stored array.
         size: The same in words, for people.
         stored_shape: Of one stored example at the sizes of the settings: channels of its kind,
-            side in pixels, samples of a clip.
+            side in pixels, samples of a clip, bytes of a string.
         to_input: Stored numbers to the student's input.
         view: Augmentation of a batch of inputs.
         motion: How a view is moved at strength 1; None where an example is not a grid of pixels. Masks and

@@ -12,11 +12,12 @@ from edgecmd.data.modalities.depth import DEPTH
 from edgecmd.data.modalities.image import IMAGE, SOURCE_OFFSET, SOURCE_SCALE
 from edgecmd.data.modalities.motion import Motion
 from edgecmd.data.modalities.row import InputShape, Modality, Pictures
+from edgecmd.data.modalities.text import TEXT
 from edgecmd.data.modalities.wave import WAVE
 from edgecmd.data.stored.array_files import Examples, LazyRows
 
 # The first of several that suit is taken, such as the modality of a student by its front.
-MODALITIES: dict[str, Modality] = {"image": IMAGE, "depth": DEPTH, "wave": WAVE}
+MODALITIES: dict[str, Modality] = {"image": IMAGE, "depth": DEPTH, "wave": WAVE, "text": TEXT}
 
 
 def modality_of(stored: Examples, *, name: str = "target") -> Modality:

@@ -65,7 +65,7 @@ class Sides(NamedTuple):
     """What the halves of a pair are made into: sides in pixels, a recording's clip, the unit of depth.
 
     ``reverse`` says that the teacher takes what is in ``target/``, so the public set holds such files;
-    ``fit`` is ``data.fit``.
+    ``fit`` is ``data.fit``, ``text_bytes`` the bytes of a string.
     """
 
     source: int
@@ -74,6 +74,7 @@ class Sides(NamedTuple):
     ruler: Ruler = Ruler()
     reverse: bool = False
     fit: str = SQUEEZE
+    text_bytes: int = DataConfig().text_bytes
 
 
 def sides_of(config: DataConfig) -> Sides:
@@ -85,6 +86,7 @@ def sides_of(config: DataConfig) -> Sides:
         ruler=Ruler(mm_per_unit=config.depth_scale_mm, most_m=config.depth_max_m),
         reverse=config.reverse,
         fit=config.fit,
+        text_bytes=config.text_bytes,
     )
 
 

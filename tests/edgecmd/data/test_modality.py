@@ -121,7 +121,7 @@ def test_views_of_strength_zero_are_the_batch_and_each_row_has_its_own(modality:
 
 
 def test_an_unknown_modality_is_refused() -> None:
-    with pytest.raises(ConfigError, match="Allowed: depth, image, wave"):
+    with pytest.raises(ConfigError, match="Allowed: depth, image, text, wave"):
         augment("video", torch.zeros(1, 1, 2, 2), strength=1.0, generator=coins())
 
 

@@ -1,0 +1,107 @@
+"""Strings: UTF-8 bytes up to ``data.text_bytes``, 0 behind the last.
+
+A byte and no character is what a student sees, so there is one table of 256 rows for every script, and no
+vocabulary that some languages have and others have not.
+
+Shapes: N examples, B batch, L bytes.
+"""
+
+import hashlib
+import re
+import unicodedata
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from edgecmd.core.text import counted
+from edgecmd.data.modalities.row import InputShape, Lying, Modality, Stored
+from edgecmd.data.modalities.signature import Rows, Signature, looked_at
+from edgecmd.data.modalities.typos import erase_letters, shuffle_letters, truncate, varied
+from edgecmd.data.modalities.utf8 import MOST_BYTES, Strings, decode_strings
+from edgecmd.data.modalities.utf8 import encode_strings as encode_strings
+from edgecmd.data.stored.array_files import Examples
+from edgecmd.data.stored.kept_rows import of_each_row
+from edgecmd.data.stored.store import Form
+
+# Numbers of a signature, each of as many bits as float32 holds exactly.
+SUMS, SUM_BITS = 4, 24
+
+
+def to_input(text_BL: Strings) -> Float[Tensor, "batch 1 1 bytes"]:
+    """Values of bytes, 0 to 255; a line of one pixel height, so that all inputs have four axes."""
+    return torch.from_numpy(np.ascontiguousarray(text_BL).astype(np.float32))[:, None, None]
+
+
+def input_shape(strings: Examples) -> InputShape:
+    """(1, 1, L): one line."""
+    return 1, 1, int(strings.shape[1])
+
+
+def is_empty(text_NL: Stored) -> Bool[np.ndarray, " num"]:
+    """Which strings have no byte, (N,)."""
+    return np.asarray(~text_NL.any(axis=1))
+
+
+def folded(text: str) -> str:
+    """What two strings that a person would call the same have in common: no case, single spaces."""
+    return re.sub(r"\s+", " ", unicodedata.normalize("NFC", text.casefold())).strip()
+
+
+def _digests(part: Stored) -> UInt8[np.ndarray, "num 32"]:
+    every = b"".join(hashlib.sha256(folded(one).encode()).digest() for one in decode_strings(part))
+    return np.frombuffer(every, np.uint8).reshape(len(part), 32)
+
+
+def signature(strings: Lying, rows: Rows) -> Signature:
+    """Numbers of the digest of each string as `folded`: equal, or far apart."""
+
+    def numbers(part: Stored) -> np.ndarray:
+        words = _digests(part).view(np.uint32)[:, :SUMS] >> (32 - SUM_BITS)
+        return words.astype(np.float64)
+
+    values = looked_at(strings, rows, "folded-text", numbers, like=np.dtype(np.float64))
+    return Signature(values=values.astype(np.float32), contrast=np.full(len(values), np.inf))
+
+
+def same_as_one(test: Lying, train: Lying) -> Bool[np.ndarray, " num"]:
+    """Which of ``test`` equal one of ``train`` once `folded`, (N,)."""
+    form = Form(shape=(32,), dtype=np.dtype(np.uint8))
+
+    def digests(part: Lying) -> list[bytes]:
+        return [one.tobytes() for one in of_each_row(part, "folded-sha256", _digests, form=form)]
+
+    known = set(digests(train))
+    return np.array([one in known for one in digests(test)], dtype=bool)
+
+
+def text_pictures(text_NL: Stored) -> UInt8[np.ndarray, "num 8 bytes 1"]:
+    """The bits of each byte, one column a byte, 1 is dark."""
+    bits = np.unpackbits(np.ascontiguousarray(text_NL)[..., None], axis=2)
+    return np.asarray(255 * (1 - bits).transpose(0, 2, 1)[..., None], dtype=np.uint8)
+
+
+TEXT = Modality(
+    name="text",
+    noun="string",
+    dtype=np.uint8,
+    rank=2,
+    allowed=f"uint8 UTF-8 bytes of shape (num, bytes), up to {MOST_BYTES} bytes, 0 behind the last",
+    has_form=lambda strings: strings.shape[1] <= MOST_BYTES,
+    kinds={"text": 1},
+    input_shape=input_shape,
+    size=lambda shape: counted(shape[2], "byte"),
+    stored_shape=lambda text_bytes, **_: (text_bytes,),
+    to_input=lambda strings, **_: to_input(strings),
+    view=varied,
+    front="bytes",
+    as_pictures=text_pictures,
+    is_constant=is_empty,
+    constant_words="empty",
+    looks=(signature,),
+    looks_known=same_as_one,
+    degradations={"erase": erase_letters, "shuffle": shuffle_letters, "truncate": truncate},
+    cheap_student="text-50k",
+    reader="strings",
+)
