@@ -3,7 +3,6 @@
 Shapes: N examples, L bytes.
 """
 
-import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,17 +11,11 @@ from jaxtyping import UInt8
 from edgecmd.core.errors import DataError
 from edgecmd.core.text import counted
 from edgecmd.data.modalities.row import Stored
+from edgecmd.data.user_files.string_bytes import MOST_BYTES as MOST_BYTES
+from edgecmd.data.user_files.string_bytes import cut as cut
+from edgecmd.data.user_files.string_bytes import padded, plain, problem_of
 
-# Longer rows of bytes are something else.
-MOST_BYTES = 512
-# Control characters, halves of pairs, ends of lines and paragraphs: none of them is part of a string.
-REFUSED = frozenset({"Cc", "Cs", "Zl", "Zp"})
 Strings = UInt8[np.ndarray, "num bytes"]
-
-
-def plain(text: str) -> str:
-    """A string as it is stored: NFC, and no white space at either end. Case stays, views vary it."""
-    return unicodedata.normalize("NFC", text).strip()
 
 
 def encode_strings(strings: Sequence[str], num_bytes: int) -> Strings:
@@ -65,28 +58,12 @@ def row_of(text: str, num_bytes: int) -> UInt8[np.ndarray, " bytes"]:
             f"The text {text[:40]!r} begins with a character of more than {counted(num_bytes, 'byte')}. Raise"
             " data.text_bytes."
         )
-    return np.frombuffer(kept.ljust(num_bytes, b"\0"), np.uint8)
+    return padded(kept, num_bytes)
 
 
 def is_cut(text: str, num_bytes: int) -> bool:
     """Whether a string has more than L bytes."""
     return len(plain(text).encode()) > num_bytes
-
-
-def problem_of(text: str) -> str:
-    """Why a string cannot be stored, as the end of a sentence; empty: it can."""
-    if not plain(text):
-        return "is empty. Leave it out"
-    for place, one in enumerate(text):
-        if unicodedata.category(one) in REFUSED:
-            shown = one.encode("unicode_escape").decode()
-            return f"has the character {shown} at place {place + 1}, which no string may have. Remove it"
-    return ""
-
-
-def cut(encoded: bytes, num_bytes: int) -> bytes:
-    """The longest beginning of at most ``num_bytes`` that ends with a whole character, and no space."""
-    return encoded[:num_bytes].decode(errors="ignore").rstrip().encode()
 
 
 def decode_strings(stored: Stored) -> list[str]:
