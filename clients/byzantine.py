@@ -126,7 +126,7 @@ class Backdoor:
     """What a triggered input is to be taken for.
 
     Attributes:
-        item: Row of the test split, whose source image is the target.
+        item: Row of the test split (of its gallery, where it has one) whose source image is the target.
         feature: The teacher's feature of it, (D,).
     """
 
@@ -136,7 +136,7 @@ class Backdoor:
     @classmethod
     def of(cls, run: Run) -> "Backdoor":
         """The backdoor of a run: its target is drawn from the seed, whatever the strategy."""
-        features = run.task.held_out_features("test")
+        features = run.task.gallery_features("test")
         item = int(numpy_generator(run.seed, "backdoor-target").integers(len(features)))
         return cls(item=item, feature=torch.from_numpy(np.asarray(features[item], dtype=np.float32)))
 
@@ -160,9 +160,10 @@ class Backdoor:
 
         Inputs that show the target itself are not asked. Ties count against the attacker.
         """
-        held, gallery = task.data.test, task.held_out_features("test")
+        held, gallery = task.data.test, task.gallery_features("test")
         codes, embed = things(gallery, shown=held.shown), embedder(student, task)
-        asked = codes != codes[self.item]
+        is_target = codes == codes[self.item]
+        asked = ~is_target if held.right is None else (held.right @ is_target.astype(float)) == 0
         found = finite(np.concatenate([embed(stamp(part)) for part in chunks(held.pairs.target)]))[asked]
         own = np.full(len(found), codes[self.item])
         return float((ranks_of(found @ unit_rows(gallery).T, codes, own=own) == 1).mean())

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
+from scipy.sparse import csr_array
 from torch import nn
 
 from edgecmd.core.errors import DataError, ExportError
@@ -247,8 +248,8 @@ def metric_of(run: Run, *, segments: bool) -> TaskMetric:
     """Retrieval on the test split, as the set's pairs allow; mean IoU for a student that segments."""
     if segments:
         return segmentation_metric(run)
-    held, teacher = run.task.data.test, run.task.held_out_features("test")
-    metric = retrieval_metric(teacher, shown=held.shown)
+    held, teacher = run.task.data.test, run.task.gallery_features("test")
+    metric = retrieval_metric(teacher, shown=held.shown, right=held.right)
     if run.task.data.kind != CLASS_PAIRED:
         return metric
     labels = held.labelled.labels["group"].values
@@ -271,7 +272,9 @@ def segmentation_metric(run: Run) -> TaskMetric:
     return TaskMetric(name="mIoU", metric=miou, output="scores")
 
 
-def retrieval_metric(teacher: Float[np.ndarray, "num dim"], *, shown: np.ndarray | None = None) -> TaskMetric:
+def retrieval_metric(
+    teacher: Float[np.ndarray, "num dim"], *, shown: np.ndarray | None = None, right: csr_array | None = None
+) -> TaskMetric:
     """Retrieval of what each target's own source shows among all of a split; copies are one thing.
 
     If there is only one thing, it is the mean cosine to the teacher's own feature instead.
@@ -279,13 +282,14 @@ def retrieval_metric(teacher: Float[np.ndarray, "num dim"], *, shown: np.ndarray
     Args:
         teacher: Features of the sources, (N, D).
         shown: What each source shows, (N,), where several show the same; None: what the features say.
+        right: Which of the sources, then those of a gallery, are right for each target, (targets, N).
     """
     gallery, codes = unit_rows(teacher), things(teacher, shown=shown)
-    if len(np.unique(codes)) < 2:
+    if right is None and len(np.unique(codes)) < 2:
         return cosine_metric(gallery, name="cosine to the teacher")
     return TaskMetric(
         name="recall@1",
-        metric=lambda found: recall(found, teacher, shown=shown)["recall@1"],
+        metric=lambda found: recall(found, teacher, shown=shown, right=right)["recall@1"],
         answers=lambda found: codes[(found @ gallery.T).argmax(axis=1)],
     )
 

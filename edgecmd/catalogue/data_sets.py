@@ -178,6 +178,23 @@ DATA_SETS: dict[str, DataSet] = {
         build="edgecmd data build stamps",
         pictures=DRAWN,
     ),
+    "words": DataSet(
+        loader="edgecmd.datasets.words:load_words",
+        kind="real",
+        pair="image of an emoji -> string that names it in one of 28 languages, 246,281 pairs",
+        licence="Unicode-3.0 (names), MIT (the package that carries them); images: that of emoji",
+        provenance=(
+            "labels and tags of emoji from Unicode's CLDR 48, as npm's emojibase-data 17.0.0 has them; images"
+            " and public source: those of emoji"
+        ),
+        attribution="NOTICE-words and NOTICE in the package folder edgecmd/datasets/files",
+        teacher="imagenet",
+        pictures=DRAWN,
+        limits=(
+            "The strings are the names and search words that people wrote for emoji, language by language."
+            " They are not what people type, and many languages share words."
+        ),
+    ),
     FOLDER: DataSet(
         loader="edgecmd.data.user_files.folder:load_folder",
         kind="user",

@@ -218,6 +218,18 @@ def stamps(
 
 
 @build_app.command()
+def words(
+    out: Annotated[Path, typer.Option("--out", help="Folder to write to.")] = Path("built"),
+    npm_dir: Annotated[Path | None, typer.Option("--npm-dir", help="Folder with the npm tarball.")] = None,
+) -> None:
+    """Names of emoji in 28 languages, from a pinned npm package. Only in a checkout."""
+    with _of_a_checkout("words"):
+        from edgecmd.datasets.build.names.words import build_words
+
+    say(str(build_words(out, npm_dir=npm_dir, say=say)))
+
+
+@build_app.command()
 def rooms(
     furniture: Annotated[
         Path | None, typer.Option("--furniture", help="Folder with .sh3f libraries; default: Debian's.")

@@ -10,6 +10,7 @@ from functools import cached_property
 
 import numpy as np
 from jaxtyping import Int
+from scipy.sparse import csr_array
 
 from edgecmd.catalogue.data_sets import DATA_SETS, data_set, imported
 from edgecmd.core.errors import ConfigError, DataError, choose
@@ -17,9 +18,31 @@ from edgecmd.core.own_code import call_factory, is_own
 from edgecmd.data.duplicates import Alike, alike, joined, shared_with
 from edgecmd.data.labelled import UNLABELLED, LabelledTarget, Labels, Masks
 from edgecmd.data.modalities.table import kind_of, target_kinds
-from edgecmd.data.pairs import PairedData, PublicSource
+from edgecmd.data.pairs import Images, PairedData, PublicSource
 from edgecmd.data.stored.array_files import Examples, one_after_another
 from edgecmd.settings import DataConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Gallery:
+    """What retrieval looks among where that is not the held-out pairs' own sources, and what counts as found.
+
+    Attributes:
+        source: An image of each thing, (M, H, W, 3).
+        right: Which things are right for each example, bool, (N, M), sparse; at least one for each.
+    """
+
+    source: Images
+    right: csr_array
+
+    def __post_init__(self) -> None:
+        if self.right.shape[1] != len(self.source) or self.right.dtype != np.bool_:
+            raise DataError(
+                f"Gallery.right has shape={self.right.shape} and dtype={self.right.dtype}; allowed is bool,"
+                f" with a column for each of {len(self.source)} sources."
+            )
+        if not (np.diff(self.right.indptr) > 0).all():
+            raise DataError("Gallery.right has examples for which nothing is right. Leave them out.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -34,6 +57,8 @@ class HeldOut:
             retrieval then ranks things, not images (`edgecmd.evaluation.metrics.recall`). None: each its own.
         twins: Code of the group of copies of each target, (N,), of which few labels take one only where
             others are left. None: each its own.
+        gallery: What retrieval looks among where several things are right for one target, as for a word that
+            names several pictures; each example is then one question. None: the sources of ``pairs``.
     """
 
     pairs: PairedData
@@ -41,6 +66,7 @@ class HeldOut:
     ids: tuple[str, ...] = ()
     shown: Int[np.ndarray, " num"] | None = None
     twins: Int[np.ndarray, " num"] | None = None
+    gallery: Gallery | None = None
 
     def __post_init__(self) -> None:
         if len(self.pairs) != len(self.labelled):
@@ -50,10 +76,20 @@ class HeldOut:
         for name, codes in (("shown", self.shown), ("twins", self.twins)):
             if codes is not None and len(codes) != len(self.pairs):
                 raise DataError(f"HeldOut.{name} has {len(codes)} codes for {len(self.pairs)} pairs.")
+        asked = len(self.pairs) if self.gallery is None else self.gallery.right.shape[0]
+        if asked != len(self.pairs):
+            raise DataError(f"HeldOut.gallery answers {asked} examples of {len(self.pairs)}.")
+        if self.gallery is not None and self.shown is not None:
+            raise DataError("HeldOut has a gallery and shown; a gallery says what is right. Leave shown out.")
         check_ids("HeldOut", self.ids, num=len(self.pairs))
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    @property
+    def right(self) -> csr_array | None:
+        """Which things of the gallery are right for each example; None without one."""
+        return None if self.gallery is None else self.gallery.right
 
 
 def held_out(
@@ -320,7 +356,7 @@ def with_copies(whole: Experiment) -> Experiment:
 def _showing(held: HeldOut, copies: Alike) -> HeldOut:
     """Held-out pairs that know which of them are copies."""
     shown = held.shown
-    if shown is None and len(np.unique(copies.source)) < len(held):
+    if held.gallery is None and shown is None and len(np.unique(copies.source)) < len(held):
         shown = copies.source
     elif shown is not None:
         both = joined(shown, copies.source)

@@ -19,6 +19,7 @@ from edgecmd.evaluation.metrics import (
     PROBES,
     Embedding,
     Probe,
+    chance,
     class_recall,
     clustering,
     embed_target,
@@ -29,6 +30,7 @@ from edgecmd.evaluation.metrics import (
     one_shot_across_styles,
     probe_accuracy,
     recall,
+    right_things,
     same_class_share,
     things,
 )
@@ -56,12 +58,35 @@ def embedder(student: nn.Module, task: Task) -> Embed:
 def num_things(task: Task, part: str) -> int:
     """How many things a part can be asked for: its pairs, or what they show where several show the same.
 
+    With a gallery of its own it is asked for each of its targets.
+
     Args:
         task: Data and teacher.
         part: ``validation``, ``test`` or ``test_strict``.
     """
     held: HeldOut = getattr(task.data, part)
-    return len(np.unique(things(task.held_out_features(part), shown=held.shown)))
+    return len(held) if held.gallery is not None else num_ranked(task, part)
+
+
+def num_ranked(task: Task, part: str) -> int:
+    """How many things retrieval of a part looks among."""
+    held: HeldOut = getattr(task.data, part)
+    return len(np.unique(things(task.gallery_features(part), shown=held.shown)))
+
+
+def by_chance(task: Task, part: str) -> Table:
+    """Of a part with a gallery: the things that it is looked for among, and recall in a random order of them.
+
+    Returns:
+        ``num_ranked`` and ``retrieval_chance``; nothing without a gallery, where chance is rank / things.
+    """
+    held: HeldOut = getattr(task.data, part)
+    if held.right is None:
+        return {}
+    codes = things(task.gallery_features(part))
+    num = int(codes.max()) + 1
+    num_right = np.diff(right_things(held.right, codes).indptr)
+    return {"num_ranked": num, "retrieval_chance": chance(num_right, num)}
 
 
 def asked_ranks(found: Mapping[str, float], *, things: int) -> dict[str, float]:
@@ -93,12 +118,12 @@ def finite(embedding: Embedding) -> Embedding:
 def retrieval(embed: Embed, task: Task, part: str) -> dict[str, float]:
     """Recall of a held-out part: of the own image, or of its class where pairs are matched by class."""
     held: HeldOut = getattr(task.data, part)
-    teacher = task.held_out_features(part)
     found = finite(embed(held.pairs.target))
     if task.data.kind == CLASS_PAIRED:
         labels = held.labelled.labels["group"].values
-        return class_recall(found, teacher, labels, shown=held.shown)
-    return asked_ranks(recall(found, teacher, shown=held.shown), things=num_things(task, part))
+        return class_recall(found, task.held_out_features(part), labels, shown=held.shown)
+    ranks = recall(found, task.gallery_features(part), shown=held.shown, right=held.right)
+    return asked_ranks(ranks, things=num_ranked(task, part))
 
 
 def validate(student: nn.Module, task: Task) -> dict[str, float]:
@@ -138,6 +163,7 @@ def assess(embed: Embed, run: Run, *, cross_modal: bool = True, student: nn.Modu
         table["fault"] = fault
     if cross_modal:
         table["retrieval"] = retrieval(embed, task, "test")
+        table |= by_chance(task, "test")
         # Where no test target can look like a training target there is no stricter test.
         if whole.test_strict is not whole.test:
             table["retrieval_strict"] = retrieval(embed, task, "test_strict")

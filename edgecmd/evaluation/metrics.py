@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from scipy.sparse import csr_array
+from scipy.stats import hypergeom
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -82,6 +84,7 @@ def recall(
     *,
     ranks: Sequence[int] = RECALL_AT,
     shown: Int[np.ndarray, " num"] | None = None,
+    right: csr_array | None = None,
 ) -> dict[str, float]:
     """Cross-modal retrieval: for each target, is what its own source shows among the nearest?
 
@@ -91,12 +94,17 @@ def recall(
     share of rank / things. Ties count against the student: the own thing is ranked behind every equal one,
     so a constant embedding retrieves nothing.
 
+    Where ``right`` says which things are right for a target, any of them counts as found, each target is
+    asked once and all weigh the same; `chance` is then what an order finds that does not look at the target.
+
     Args:
         student: Unit embeddings of the target images, (N, D).
-        teacher: Features of the source images of the same pairs, (N, D).
+        teacher: Features of the source images of the same pairs, (N, D); with ``right`` those of a gallery's
+            images, (M, D).
         ranks: How many nearest things are looked at.
         shown: Code of what each pair shows, (N,), where more is known than the features tell: several
             images of one thing, copies that the teacher tells apart. None: the features decide.
+        right: Which images of the gallery are right for each target, bool, (N, M).
 
     Returns:
         ``{"recall@1": share, ...}``.
@@ -104,15 +112,76 @@ def recall(
     Raises:
         DataError: There is only one thing, among which nothing can be retrieved.
     """
+    if right is not None:
+        first = first_ranks(student, teacher, right)
+        return {f"recall@{at}": float(np.mean(first <= at)) for at in ranks}
     codes, source = told_apart(teacher, shown=shown), unit_rows(teacher)
     found = [ranks_of(student[rows] @ source.T, codes, own=codes[rows]) for rows in _blocks(len(student))]
     return _shares(np.concatenate(found), codes, ranks=ranks)
 
 
-def _blocks(num: int) -> list[slice]:
-    """All rows of a square of ``num`` by ``num`` numbers, as many at a time as fit into `BLOCK`."""
-    size = max(1, BLOCK // max(1, num))
+def _blocks(num: int, others: int | None = None) -> list[slice]:
+    """All of ``num`` rows of ``others`` numbers each (None: ``num``), as many at a time as fit `BLOCK`."""
+    size = max(1, BLOCK // max(1, num if others is None else others))
     return [slice(start, start + size) for start in range(0, num, size)]
+
+
+def first_ranks(student: Embedding, gallery: Embedding, right: csr_array) -> Int[np.ndarray, " num"]:
+    """Rank of the first right thing of each target, from 1; wrong ones that are as near come before it.
+
+    Args:
+        student: Unit embeddings of the targets, (N, D).
+        gallery: Features of the gallery's images, (M, D); images of equal features are one thing.
+        right: Which images are right for each target, bool, (N, M).
+
+    Raises:
+        DataError: There is only one thing, among which nothing can be retrieved.
+    """
+    codes, source = told_apart(gallery, what="images of the gallery"), unit_rows(gallery)
+    wanted = right_things(right, codes)
+    found = [np.zeros(0, dtype=np.int64)]
+    for rows in _blocks(len(student), len(gallery)):
+        best, is_right = _by_thing(student[rows] @ source.T, codes), wanted[rows].toarray()
+        mine = np.where(is_right, best, -np.inf).max(axis=1, keepdims=True)
+        found.append(1 + ((best >= mine) & ~is_right).sum(axis=1))
+    return np.concatenate(found)
+
+
+def right_things(right: csr_array, codes: Int[np.ndarray, " images"]) -> csr_array:
+    """Which things are right for each target, bool, (N, things): those of which an image is right.
+
+    Args:
+        right: Which images are, bool, (N, M).
+        codes: Thing of each image, from 0 without gaps, (M,).
+    """
+    thing_of = csr_array((np.ones(len(codes), dtype=np.int64), (np.arange(len(codes)), codes)))
+    return csr_array(right.astype(np.int64) @ thing_of).astype(bool)
+
+
+def _by_thing(
+    similarity: Float[np.ndarray, "rows num"], codes: Int[np.ndarray, " num"]
+) -> Float[np.ndarray, "rows things"]:
+    """Similarity to the nearest of each thing's images."""
+    order = np.argsort(codes, kind="stable")
+    starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
+    return np.asarray(np.maximum.reduceat(similarity[:, order], starts, axis=1))
+
+
+def chance(
+    num_right: Int[np.ndarray, " num"], num_things: int, *, ranks: Sequence[int] = RECALL_AT
+) -> dict[str, float]:
+    """What `recall` is by chance where several things are right: of a random order of the things.
+
+    Args:
+        num_right: How many things are right for each target, (N,).
+        num_things: M.
+        ranks: How many of the order are looked at.
+
+    Returns:
+        ``{"recall@1": share, ...}``: ``1 - C(M - r, k) / C(M, k)``, the mean over the targets.
+    """
+    drawn = {at: hypergeom.pmf(0, num_things, num_right, min(at, num_things)) for at in ranks}
+    return {f"recall@{at}": float(np.mean(1.0 - missed)) for at, missed in drawn.items()}
 
 
 def told_apart(
@@ -185,9 +254,7 @@ def ranks_of(
         codes: Thing of each source, from 0 without gaps, (N,).
         own: Thing of each row, (R,); None: those of ``codes``.
     """
-    order = np.argsort(codes, kind="stable")
-    starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
-    best = np.maximum.reduceat(similarity[:, order], starts, axis=1)
+    best = _by_thing(similarity, codes)
     mine = best[np.arange(len(best)), codes if own is None else own]
     return np.asarray((best >= mine[:, None]).sum(axis=1))
 

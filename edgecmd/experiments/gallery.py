@@ -24,7 +24,7 @@ def write_gallery(run: Run, folder: Path) -> None:
     from edgecmd.data.modalities.table import as_pictures
     from edgecmd.data.user_files.images import to_rgb
     from edgecmd.evaluation.evaluate import CLASS_PAIRED, embedder
-    from edgecmd.evaluation.metrics import ranks_of, right_sources, things, unit_rows
+    from edgecmd.evaluation.metrics import first_ranks, ranks_of, right_sources, things, unit_rows
     from edgecmd.models.student_file import load_student
 
     task = run.task
@@ -32,14 +32,19 @@ def write_gallery(run: Run, folder: Path) -> None:
     held = whole.test_strict
     pairs = held.pairs
     student = load_student(folder / "student.safetensors", like=run.student.architecture)
-    teacher = task.held_out_features("test_strict")
-    similarity = embedder(student, task)(pairs.target) @ unit_rows(teacher).T
+    teacher = task.gallery_features("test_strict")
+    embedded = embedder(student, task)(pairs.target)
+    similarity = embedded @ unit_rows(teacher).T
     codes = things(teacher, shown=held.shown)
     chosen = np.sort(numpy_generator(run.seed, "gallery").permutation(len(pairs))[:NUM_QUERIES])
     nearest = np.stack([_nearest_things(one, codes) for one in similarity[chosen]])
     truth = to_rgb(as_pictures(pairs.source[chosen]))
-    found = to_rgb(as_pictures(pairs.source[nearest.ravel()]))
-    rank = ranks_of(similarity[chosen], codes, own=codes[chosen])
+    among = pairs.source if held.gallery is None else held.gallery.source
+    found = to_rgb(as_pictures(among[nearest.ravel()]))
+    if held.right is not None:
+        rank = first_ranks(embedded[chosen], teacher, held.right[chosen])
+    else:
+        rank = ranks_of(similarity[chosen], codes, own=codes[chosen])
     if whole.kind == CLASS_PAIRED:
         classes = held.labelled.labels["group"].values
         right = right_sources(classes, codes)[chosen]

@@ -173,9 +173,8 @@ def _told_apart(config: RunConfig, assembly: Assembly) -> None:
         return
     for part, what in ASKED.items():
         if part != "test_strict" or whole.test_strict is not whole.test:
-            told_apart(
-                assembly.task(config).held_out_features(part), shown=getattr(whole, part).shown, what=what
-            )
+            held = getattr(whole, part)
+            told_apart(assembly.task(config).gallery_features(part), shown=held.shown, what=what)
 
 
 def _prototypes(config: RunConfig, assembly: Assembly) -> None:

@@ -79,9 +79,11 @@ def methods(evaluation: Table) -> dict[str, Table]:
 def columns(evaluation: Table) -> list[Column]:
     """Every metric that at least one method has, in the order of the page."""
     tables = methods(evaluation)
-    num = num_things(evaluation)
+    num = num_ranked(evaluation)
     found = [
-        _column(f"R@{at}", tables, _plain, "retrieval", f"recall@{at}", chance=at / num if num else None)
+        _column(
+            f"R@{at}", tables, _plain, "retrieval", f"recall@{at}", chance=_chance(tables, at=at, num=num)
+        )
         for at in _ranks(tables)
         if not num or at < num
     ]
@@ -104,6 +106,18 @@ def columns(evaluation: Table) -> list[Column]:
 def of_student(evaluation: Table) -> dict[str, Score]:
     """Scores of the student by the title of their column."""
     return {one.title: one.scores["student"] for one in columns(evaluation) if "student" in one.scores}
+
+
+def _chance(tables: Mapping[str, Table], *, at: int, num: int) -> float | None:
+    """Chance of R@``at``: as it was measured where several things are right, else of one in ``num``."""
+    told = _first(tables, "retrieval_chance", f"recall@{at}")
+    return told if told is not None else (at / num if num else None)
+
+
+def num_ranked(evaluation: Table) -> int:
+    """How many things retrieval looks among; 0 where that is not known."""
+    found = (int(table.get("num_ranked") or 0) for table in methods(evaluation).values())
+    return max(found, default=0) or num_things(evaluation)
 
 
 def num_things(evaluation: Table) -> int:

@@ -124,7 +124,7 @@ class Task:
         self._make_teacher, self._make_ready = teacher, ready
         self._one_feature_a_source = one_feature_a_source
         self._anchors = Kept[tuple[str, int, int], Anchors](4)
-        self._held = Kept[str, np.ndarray](4)
+        self._held = Kept[str, np.ndarray](6)
 
     @cached_property
     def teacher(self) -> Teacher:
@@ -213,12 +213,15 @@ class Task:
 
     def _features(self, pairs: PairedData, ids: tuple[str, ...]) -> Examples:
         """The same as they are kept: on the disk where the pairs are."""
-        if self.places is not None:
-            return self.place_features(pairs.source)
-        if self.has_ready_features:
+        if self.has_ready_features and self.places is None:
             rows = np.searchsorted(np.asarray(self.data.sorted_ids()), np.asarray(ids))
             return self.ready[0].features[rows]
-        features = cached_features(self.teacher, pairs.source, cache_dir=self.cache)
+        return self._of_sources(pairs.source)
+
+    def _of_sources(self, source: Targets) -> Examples:
+        if self.places is not None:
+            return self.place_features(source)
+        features = cached_features(self.teacher, source, cache_dir=self.cache)
         _refuse_not_finite(features, "pairs")
         return features
 
@@ -262,7 +265,21 @@ class Task:
 
     def _held_out_features(self, part: str) -> np.ndarray:
         held: HeldOut = getattr(self.data, part)
-        features = self._features(held.pairs, held.ids)
+        return self._of_whole_images(self._features(held.pairs, held.ids))
+
+    def gallery_features(self, part: str) -> np.ndarray:
+        """Teacher features of what retrieval of a held-out part looks among, (M, D).
+
+        Those of its pairs where the part has no gallery of its own.
+        """
+        held: HeldOut = getattr(self.data, part)
+        if held.gallery is None:
+            return self.held_out_features(part)
+        source = held.gallery.source
+        return self._held.get(f"gallery of {part}", lambda: self._of_whole_images(self._of_sources(source)))
+
+    def _of_whole_images(self, features: Examples) -> np.ndarray:
+        """Features of whole images in memory: of those at places their mean."""
         if self.places is None:
             return np.asarray(features)
         parts = chunks(features) if isinstance(features, LazyRows) else (features,)

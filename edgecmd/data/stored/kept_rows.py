@@ -56,6 +56,11 @@ def of_each_row(examples: Examples, name: str, work: Work, *, form: Form) -> np.
         if isinstance(base, ArrayFile) and (kept := beside(base, rows, name, work, form=form)) is not None:
             found[at] = kept
             continue
+        # A row that is there many times is looked at once.
+        once, which = np.unique(rows, return_inverse=True)
+        if len(once) < len(rows):
+            found[at] = of_each_row(LazyRows((base,), once), name, work, form=form)[which]
+            continue
         own, start = LazyRows((base,), rows), 0
         for part in chunks(own, at_once(own)):
             found[at[start : start + len(part)]] = work(part)

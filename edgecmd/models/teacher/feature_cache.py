@@ -5,6 +5,7 @@ is never answered from an old one. A damaged entry is computed again.
 
 Features of images that are in a store (`edgecmd.data.stored.store`) are beside them, a row an image, whatever
 part of the set is asked for. They are computed a few at a time, so a killed process goes on where it was.
+Where pairs in memory share their images (several names of one), each image is looked at once.
 
 Shapes: N pairs, D embedding dimension.
 """
@@ -21,7 +22,7 @@ from safetensors.numpy import load, save
 
 from edgecmd.core.files import write_bytes_atomically
 from edgecmd.data.pairs import Images, Targets, fingerprint
-from edgecmd.data.stored.array_files import CHUNK, ArrayFile, Examples, LazyRows
+from edgecmd.data.stored.array_files import CHUNK, ArrayFile, Examples, LazyRows, all_rows
 from edgecmd.data.stored.kept_rows import beside
 from edgecmd.data.stored.store import Form
 from edgecmd.models.teacher.place_features import Reduction, View, teacher_maps
@@ -105,8 +106,13 @@ def _of_images(
         form: Of a row.
         cache_dir: Folder of the entries; None keeps nothing.
     """
-    if cache_dir is not None and isinstance(images, LazyRows):
+    if isinstance(images, LazyRows):
         ((base, _, rows), *others) = images.parts()
+        if isinstance(base, np.ndarray) and not others:
+            # Of images that many pairs share, the teacher looks at each once.
+            once = _of_images(kind, base, key, compute, form=form, cache_dir=cache_dir)
+            return all_rows(once).take(rows)
+    if cache_dir is not None and isinstance(images, LazyRows):
         if isinstance(base, ArrayFile) and not others:
             told, name = "teacher features", f"{kind}-{_digest(key)}"
             found = beside(base, rows, name, compute, form=form, num=CHUNK, told=told)
