@@ -174,6 +174,7 @@ def load_words(config: DataConfig) -> Experiment:
         train_owner=Labels(values=names.language[train], names=names.languages),
         train_labels=of_emoji["group"].take(names.emoji[train]),
         train_subgroup=of_emoji["subgroup"].take(names.emoji[train]),
+        train_concept=Labels(values=names.emoji[train], names=names.concepts),
         validation=held["validation"],
         test=held["test"],
         test_strict=held.get("strict", held["test"]),
@@ -203,7 +204,7 @@ def _held_out(rows: Rows, *, names: Names, images: Pictures, of_emoji: dict[str,
     return HeldOut(
         pairs=pairs,
         labelled=LabelledTarget(target=pairs.target, labels=labels),
-        gallery=Gallery(source=images, right=right),
+        gallery=Gallery(source=images, right=right, names=names.concepts),
     )
 
 
