@@ -462,6 +462,9 @@ class FederationConfig(Section):
     int8 and top-k a client keeps what was left out and adds it in its next round. Not with secure-sum."""
     top_share: Annotated[float, Interval(ge=1e-6, le=1.0)] = 0.1
     """For top-k: share of the numbers of its change that a client sends."""
+    clients_at_once: Annotated[int, Interval(ge=1, le=1024)] = 1
+    """Simulations: how many clients with small steps train in one call (16 is usual); 1: one by one. Faster
+    where a batch has a few small pairs; the last digits of the weights differ. Not used on Flower."""
     num_workers: Annotated[int, Interval(ge=1, le=256)] = 1
     """Local processes that run clients, one thread each."""
 
