@@ -6,9 +6,11 @@ To a message, or, in a simulation without privacy, in turn with other clients on
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +34,7 @@ from clients.sum_party import Masking, answer_query, member_of, terms_of
 from edgecmd.config.assemble import Assembly
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import EdgecmdError, PrivacyError
+from edgecmd.core.kept import Kept
 from edgecmd.core.machine import explain, is_of_machine
 from edgecmd.core.own_code import RAISED
 from edgecmd.models.students import Student
@@ -42,10 +45,14 @@ from edgecmd.run import Run
 from edgecmd.training.averaging import Arrays, to_arrays
 from edgecmd.training.codecs import Wire
 from edgecmd.training.distill import optimizer_tensors, restore_optimizer
+from edgecmd.training.stacked import Stack, Visit
 from edgecmd.training.task import Holding
 
+# Clients that train at once, in their places; None in a place whose client is not asked.
+Group = tuple[int | None, ...]
 # Folders of rests; one that is of noised weights alone is never mixed with another.
 REST, NOISED_REST = "rest", "noised-rest"
+Done = TypeVar("Done")
 SEALED = "it failed; the reason stays in the log of the client"
 LOG = logging.getLogger("edgecmd.client")
 
@@ -158,6 +165,12 @@ class _Stages:
         """What becomes of an error that may be told."""
         return ClientError.at(self.client, self.now, explain(error) if is_of_machine(error) else error)
 
+    def caught(self, error: BaseException) -> ClientError:
+        """The same for later, with where it came from."""
+        failure = self.failed(error)
+        failure.__cause__ = error
+        return failure
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Taken:
@@ -174,7 +187,7 @@ class Taken:
 
 
 class Turns:
-    """Clients of a simulation that train in turn on one student of this process.
+    """Clients of a simulation that train in turn on one student of this process, alone or several at once.
 
     Args:
         run: The run; without privacy, which counts and releases by messages.
@@ -182,7 +195,8 @@ class Turns:
 
     Guarantees:
         The weights of a turn are to the bit those that `answer_train` answers with, given the weights that a
-        client takes from what the server sends.
+        client takes from what the server sends. With several places in a group they differ in the last
+        digits; see `edgecmd.training.stacked.distil_together` for what they follow from.
     """
 
     def __init__(self, run: Run, token: str) -> None:
@@ -190,14 +204,18 @@ class Turns:
         self._run, self._token = run, token
         self._sent: dict[str, torch.Tensor] = {}
         self._round_index = 0
+        self._line: Iterator[Group] = iter(())
+        self._taken: dict[int, Taken | ClientError] = {}
+        self._stacks = Kept[int, Stack](2)
 
     def begin(self, arrays: Arrays, round_index: int) -> None:
         """Take the global weights of a round."""
         self._sent = {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
-        self._round_index = round_index
+        self._round_index, self._taken = round_index, {}
 
-    def line_up(self, clients: Iterable[int]) -> None:
-        """Say whose turns will be asked for: nothing can be done before they are."""
+    def line_up(self, groups: Iterable[Group]) -> None:
+        """Say whose turns will be asked for, in this order, and who trains at once."""
+        self._line, self._taken = iter(groups), {}
 
     def take(self, client: int, *, end: float) -> Taken | None:
         """The turn of one client; None where it would begin after ``end`` of the monotonic clock.
@@ -205,31 +223,130 @@ class Turns:
         Raises:
             ClientError: Anything failed; the message names client and stage.
         """
-        if time.monotonic() >= end:
-            return None
+        if client not in self._taken:
+            if time.monotonic() >= end:
+                return None
+            self._taken = self.turn(next((one for one in self._line if client in one), (client,)))
+        found = self._taken.pop(client)
+        if isinstance(found, ClientError):
+            raise found
+        return found
+
+    def turn(self, group: Group) -> dict[int, Taken | ClientError]:
+        """What becomes of each client of a group."""
+        if len(group) > 1:
+            return self._together(group)
+        return {client: self._alone(client) for client in group if client is not None}
+
+    def _alone(self, client: int) -> Taken | ClientError:
         stages = _Stages(client=client, now="data")
         try:
             run = self._run
             holding = run.holding(client)
             stages.now = "decode"
-            student = _shell(holding, run)
-            held = student.state_dict()
-            if held.keys() != self._sent.keys():
-                student.load_state_dict(self._sent)
-            with torch.no_grad():
-                torch._foreach_copy_([held[name] for name in self._sent], list(self._sent.values()))
+            student = self._loaded(holding)
             stages.now, folder = "distil", _simulated_state(run, self._token, client)
             loss = _distil(student, holding, run, client=client, round_index=self._round_index, folder=folder)
             stages.now = "encode"
-            weights = {name: held[name].cpu().numpy() for name in self._sent}
-            wire = run.wire(student)
-            if wire is not None:
-                before = {name: value.numpy() for name, value in self._sent.items()}
-                rest = Rest(folder=folder / REST, round_index=self._round_index, client=client)
-                weights = wire.moves(rest.coded(wire, before, weights))
-            return Taken(weights=weights, loss=loss)
+            return self._encoded(client, student, student.state_dict(), loss)
         except RAISED as error:
-            raise stages.failed(error) from error
+            return stages.caught(error)
+
+    def _together(self, group: Group) -> dict[int, Taken | ClientError]:
+        run, index = self._run, self._round_index
+        place = {client: slot for slot, client in enumerate(group) if client is not None}
+        crew = _Crew(left={client: _Stages(client=client) for client in place}, failed={})
+        holdings = crew.each("data", run.holding)
+        folders = {client: _simulated_state(run, self._token, client) for client in place}
+        with crew.at_once("decode"):
+            # Of nobody's holding there is no student.
+            student = self._loaded(next(iter(holdings.values())))
+            stack = self._stacks.get(len(group), lambda: Stack(student, len(group)))
+        if not crew.left:
+            return crew.failed
+
+        def visit(client: int) -> Visit:
+            optimizer = None
+            if run.distill.keep_optimizer:
+                optimizer = run.optimizer(stack.of(place[client]))
+                restore_optimizer(optimizer, load_state(folders[client], round_index=index))
+            at = run.place(index, client=client)
+            return Visit(data=holdings[client].data, place=at, optimizer=optimizer)
+
+        visits = crew.each("distil", visit)
+        with crew.at_once("distil"):
+            each = [None if client is None else visits.get(client) for client in group]
+            losses = run.train_together(student, stack, each)
+
+        def loss_of(client: int) -> float:
+            loss, optimizer = losses[place[client]], visits[client].optimizer
+            if isinstance(loss, BaseException):
+                raise loss
+            assert loss is not None
+            return _kept(loss, run, optimizer, round_index=index, folder=folders[client])
+
+        told = crew.each("distil", loss_of)
+        held = student.state_dict()
+        return crew.failed | crew.each(
+            "encode",
+            lambda client: self._encoded(client, student, held | stack.arrays(place[client]), told[client]),
+        )
+
+    def _loaded(self, holding: Holding) -> Student:
+        """The student with the weights of the round."""
+        student = _shell(holding, self._run)
+        held = student.state_dict()
+        if held.keys() != self._sent.keys():
+            student.load_state_dict(self._sent)
+        with torch.no_grad():
+            torch._foreach_copy_([held[name] for name in self._sent], list(self._sent.values()))
+        return student
+
+    def _encoded(self, client: int, student: Student, held: Mapping[str, torch.Tensor], loss: float) -> Taken:
+        """What a turn gave, of weights that are ``held``."""
+        weights = {name: held[name].cpu().numpy() for name in self._sent}
+        wire = self._run.wire(student)
+        if wire is not None:
+            folder = _simulated_state(self._run, self._token, client)
+            before = {name: value.numpy() for name, value in self._sent.items()}
+            rest = Rest(folder=folder / REST, round_index=self._round_index, client=client)
+            weights = wire.moves(rest.coded(wire, before, weights))
+        return Taken(weights=weights, loss=loss)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Crew:
+    """Clients that train at once.
+
+    Attributes:
+        left: How far each is that did not fail.
+        failed: The others.
+    """
+
+    left: dict[int, _Stages]
+    failed: dict[int, ClientError | Taken]
+
+    def each(self, now: str, work: Callable[[int], Done]) -> dict[int, Done]:
+        """What a stage gives for each client that is left."""
+        done = {}
+        for client, stages in list(self.left.items()):
+            stages.now = now
+            try:
+                done[client] = work(client)
+            except RAISED as error:
+                self.failed[client] = self.left.pop(client).caught(error)
+        return done
+
+    @contextmanager
+    def at_once(self, now: str) -> Iterator[None]:
+        """A stage that all take together, whose failure is that of all."""
+        try:
+            yield
+        except RAISED as error:
+            for client in list(self.left):
+                stages = self.left.pop(client)
+                stages.now = now
+                self.failed[client] = stages.caught(error)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -418,10 +535,17 @@ def _distil(
         restore_optimizer(optimizer, load_state(folder, round_index=index))
     place = run.place(index, client=client)
     loss = run.train_locally(student, holding, place=place, optimizer=optimizer)
+    return _kept(loss, run, optimizer, round_index=index, folder=folder)
+
+
+def _kept(
+    loss: float, run: Run, optimizer: torch.optim.Optimizer | None, *, round_index: int, folder: Path
+) -> float:
+    """The loss, if it is one; the optimiser's state is then kept, where it is to be."""
     if not math.isfinite(loss):
         raise FloatingPointError(f"loss={loss} is not finite. Lower distill.learning_rate.")
-    if run.distill.keep_optimizer:
-        save_state(folder, optimizer_tensors(optimizer), round_index=index)
+    if run.distill.keep_optimizer and optimizer is not None:
+        save_state(folder, optimizer_tensors(optimizer), round_index=round_index)
     return loss
 
 

@@ -8,7 +8,7 @@ Shapes: N pairs, C channels, D embedding dimension.
 
 import copy
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +44,7 @@ from edgecmd.settings import (
 from edgecmd.training.codecs import Wire, wire_of
 from edgecmd.training.distill import Place, distil, learning_rate_at, make_optimizer
 from edgecmd.training.places import require_dense
+from edgecmd.training.stacked import Stack, Visit, distil_together
 from edgecmd.training.task import Holding, Task
 
 Scalar = str | int | float | bool
@@ -283,6 +284,31 @@ class Run:
             num_steps=self.federation.local_steps,
             place=place,
             optimizer=optimizer,
+        )
+
+    def train_together(
+        self, student: nn.Module, stack: Stack, visits: Sequence[Visit | None]
+    ) -> list[float | BaseException | None]:
+        """The same for several clients at once; see `edgecmd.training.stacked.distil_together`.
+
+        Args:
+            student: Has the weights that all of them begin with.
+            stack: Takes the weights of each.
+            visits: What each place in the stack does.
+
+        Raises:
+            ConfigError: The student or the loss cannot be called for several clients.
+        """
+        stack.fill(student, frozen="projector." if self.distill.freeze_projector else "")
+        return distil_together(
+            student,
+            stack,
+            visits,
+            self.anchors,
+            self.distill,
+            loss=self.loss,
+            num_steps=self.federation.local_steps,
+            make=self.optimizer,
         )
 
     def wire(self, student: nn.Module) -> Wire | None:

@@ -28,10 +28,10 @@ class DataConfig(Section):
     """Which pairs are used, and how they are split into training, validation and test."""
 
     name: str = "emoji"
-    """Built in: ``emoji``, ``objects``, ``rooms`` and ``emoji-scenes`` (the last two with masks). Once built:
-    ``digits``, ``stamps``, ``emoji-full``. ``folder`` for your own pairs at ``data.path``; or a public set
-    stored there: sketchy, tuberlin, sunrgbd, nyu, vggsound. ``module:factory`` for pairs from your own code:
-    it returns an Experiment and receives those of these settings that it names as parameters."""
+    """Built in: ``emoji``, ``words``, ``objects``, ``rooms`` and ``emoji-scenes`` (the last two with masks).
+    Once built: ``digits``, ``stamps``, ``emoji-full``. ``folder`` for your own pairs at ``data.path``; or a
+    public set stored there: sketchy, tuberlin, sunrgbd, nyu, vggsound. ``module:factory`` for pairs from your
+    own code: it returns an Experiment and receives those of these settings that it names as parameters."""
     path: str = ""
     """For ``folder``: a folder with source/ and target/, or one .npz. For ``rooms`` and ``objects``: a larger
     set made by ``edgecmd data build rooms`` in a checkout; empty: the one that ships with edgecmd. Otherwise
@@ -79,8 +79,9 @@ class DataConfig(Section):
     depth_max_m: Annotated[float, Interval(ge=0, le=65.535)] = 0.0
     """Depths beyond this many metres count as missing; 0: 65.535, the largest that is stored."""
     split: str = "concept"
-    """What no two parts share: concept, or owner (an unseen person, device or language); for ``folder`` and
-    ``stamps``. ``stamps`` also takes pair: names in languages that training has."""
+    """What no two parts share: concept, or owner (an unseen person, device or language); for ``folder``,
+    ``stamps`` and ``words``. ``stamps`` also takes pair: names in languages that training has; ``words`` also
+    string: strings that training has in no language (concept are its emoji)."""
     held_out: str = ""
     """Owners for testing, separated by commas. Empty: for ``folder`` a hash chooses them, for ``digits`` it
     is the last speaker by name."""
@@ -88,9 +89,10 @@ class DataConfig(Section):
     """Owners of the validation part, from which the few labels are drawn; empty: a part of the other owners'
     pairs. If equal to held_out: a part of their own pairs, as when a new person says each word once."""
     val_fraction: Annotated[float, Interval(ge=0.01, le=0.9)] = 0.1
-    """Share of the concepts (or owners) for choosing settings and for labels (``folder``, ``stamps``)."""
+    """Share of the concepts (or owners) for choosing settings and for labels (``folder``, ``stamps``); of the
+    strings of ``words``."""
     test_fraction: Annotated[float, Interval(ge=0.01, le=0.9)] = 0.2
-    """Share of the concepts (or owners) for testing (``folder``, ``stamps``)."""
+    """Share of the concepts (or owners) for testing (``folder``, ``stamps``); of the strings of ``words``."""
     scenes: tuple[Annotated[int, Interval(ge=2, le=1_000_000)], ...] = (800, 200, 200, 800)
     """Number of scenes in ``emoji-scenes``: for training, for labels, for testing, and public ones."""
     scene_seed: Annotated[int, Interval(ge=0, le=2**31 - 1)] = 0
@@ -407,14 +409,15 @@ class FederationConfig(Section):
     num_clients: Annotated[int, Interval(ge=1, le=1_000_000)] = 10
     """Clients of the simulation; each holds one part of the pairs."""
     partition: str = "iid"
-    """iid, dirichlet (by label, skew ``alpha``) or owner (by art style or speaker, divided by subgroup);
-    resampled (each client draws for itself, so that a pair may be at several clients: for simulations of more
-    clients than there are pairs); ``module:function`` for your own way."""
+    """iid, dirichlet (by label, skew ``alpha``), owner (by art style, speaker or language, divided by
+    subgroup), users (each owner's pairs divided among users of log-normal sizes, with topics of skew
+    ``alpha``); resampled (each client draws for itself, so that a pair may be at several clients: for
+    simulations of more clients than there are pairs); ``module:function`` for your own way."""
     pairs_per_client: Annotated[int, Interval(ge=0, le=1_000_000)] = 0
     """For resampled: how many different pairs each client draws. 0: as many as if pairs were dealt, 2 at
     least."""
     alpha: Annotated[float, Interval(ge=1e-3, le=1e6)] = 0.5
-    """Concentration of ``dirichlet``; smaller is more skewed."""
+    """Concentration of ``dirichlet`` and ``users``; smaller is more skewed."""
     num_rounds: Annotated[int, Interval(ge=1, le=1_000_000)] = 100
     """Number of rounds."""
     local_steps: Annotated[int, Interval(ge=1, le=1_000_000)] = 5
@@ -459,6 +462,9 @@ class FederationConfig(Section):
     int8 and top-k a client keeps what was left out and adds it in its next round. Not with secure-sum."""
     top_share: Annotated[float, Interval(ge=1e-6, le=1.0)] = 0.1
     """For top-k: share of the numbers of its change that a client sends."""
+    clients_at_once: Annotated[int, Interval(ge=1, le=1024)] = 1
+    """Simulations: how many clients with small steps train in one call (16 is usual); 1: one by one. Faster
+    where a batch has a few small pairs; the last digits of the weights differ. Not used on Flower."""
     num_workers: Annotated[int, Interval(ge=1, le=256)] = 1
     """Local processes that run clients, one thread each."""
 

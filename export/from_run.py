@@ -32,6 +32,7 @@ from export.documents.provenance import provenance_of
 from export.formats.format_table import choose_formats, refuse_missing, with_core
 from export.graph.deployable import Deployable, rebuild
 from export.graph.folding import Folding, fold_for_export, refuse_loss
+from export.graph.front_graph import KINDS
 from export.graph.frontends import front_end_of
 from export.graph.spec import ExportSpec, LinearHead
 from export.profiles.calibration import calibration_of
@@ -156,7 +157,7 @@ def spec_of(task: Task, student: Student, *, architecture: str, license: str) ->
     channels, height, width = task.input_shape
     modality = modality_of(task.data.train.target)
     front_end = front_end_of(modality, dense=is_dense(architecture))
-    if height != width and not modality.has_rate:
+    if height != width and not KINDS[front_end].is_line:
         raise ExportError(
             f"The task's targets are {height} x {width} pixels, but a file for a device takes squares. Make"
             " them square, and distil again."
@@ -171,7 +172,7 @@ def spec_of(task: Task, student: Student, *, architecture: str, license: str) ->
         license=license,
         front_end=front_end,
         fit=task.fit,
-        rate_hz=task.sampling_rate_hz if modality.has_rate else 0,
+        rate_hz=task.sampling_rate_hz if KINDS[front_end].has_rate else 0,
     )
 
 

@@ -54,6 +54,7 @@ class RoundReport:
         shared: Indices that several nodes claim, with those nodes; all of them are used.
         simulated_s: Made-up time that the round took, in seconds; None where time is real.
         staleness: Rounds by which the weights that each reply started from were old, in asynchronous rounds.
+        num_at_once: Clients that trained with others at once; None where none was to.
     """
 
     round_index: int
@@ -68,6 +69,7 @@ class RoundReport:
     shared: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     simulated_s: float | None = None
     staleness: tuple[int, ...] = ()
+    num_at_once: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -222,7 +224,9 @@ def run_round(federation: Federation, arrays: Arrays, round_index: int) -> tuple
     simulated_s = clock.now() - begun if clock.go_to is not None else None
     shown = averaged(federation, updated, round_index)
     report = _report(federation, round_index, replace(gathered, usable=usable), shown, started)
-    report = replace(report, simulated_s=simulated_s, staleness=gathered.staleness)
+    report = replace(
+        report, simulated_s=simulated_s, staleness=gathered.staleness, num_at_once=gathered.num_at_once
+    )
     return updated, report if federation.hidden else replace(report, shared=shared_indices(claims))
 
 
@@ -398,6 +402,7 @@ def _warn(log: EventLog, report: RoundReport, warned: set[tuple[int, ...]]) -> N
 def _log_round(log: EventLog, report: RoundReport) -> None:
     times = {} if report.simulated_s is None else {"simulated_seconds": round(report.simulated_s, 4)}
     ages = {"staleness": list(report.staleness)} if report.staleness else {}
+    at_once = {} if report.num_at_once is None else {"at_once": report.num_at_once}
     log.append(
         "round",
         round=report.round_index,
@@ -409,5 +414,6 @@ def _log_round(log: EventLog, report: RoundReport) -> None:
         bytes=report.bytes_exchanged,
         **times,
         **ages,
+        **at_once,
         **report.metrics,
     )

@@ -57,6 +57,7 @@ class Gathered:
         staleness: Age of each usable reply in rounds, in asynchronous rounds.
         num_summed: Clients for which the one reply stands; 0 where each has its own.
         told: Pairs and mean loss of each client, where the one reply cannot say them.
+        num_at_once: Clients that trained with others at once; None where none was to.
     """
 
     usable: list[Message]
@@ -67,6 +68,7 @@ class Gathered:
     staleness: tuple[int, ...] = ()
     num_summed: int = 0
     told: tuple[tuple[int, float], ...] = ()
+    num_at_once: int | None = None
 
     @property
     def num_clients(self) -> int:

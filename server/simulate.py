@@ -17,6 +17,7 @@ from clients.app import make_app
 from edgecmd.models.students import Student
 from edgecmd.run import Run
 from edgecmd.training.averaging import to_arrays
+from edgecmd.training.stacked import require_at_once
 from server.asynchronous.speeds import TimedGrid, answer_seconds
 from server.cohort import terms_of
 from server.federation import Report, federate
@@ -121,6 +122,8 @@ def simulate(
 
     The result does not depend on ``federation.num_workers``. With ``federation.slowest`` above 1, or
     asynchronous rounds, time is made up: what it depends on are the seed and the speeds, not the machine.
+    The last digits depend on ``federation.clients_at_once``; drills and ``messages`` ask clients one by one
+    whatever it says.
 
     Args:
         run: Task, student, recipe and folder.
@@ -133,12 +136,16 @@ def simulate(
             result is the same to the bit, and takes longer.
 
     Raises:
+        ConfigError: Student or loss cannot be trained for several clients at once, and was to be.
         FederationError: A round missed its quorum, or the run folder is another process's or another
             runtime's.
     """
     federation = run.federation
     timed = federation.slowest > 1 or federation.buffer_size > 0
     stay = not (messages or timed or faults is not None or others) and may_stay(run)
+    if stay and federation.clients_at_once > 1:
+        shape, num = run.task.input_shape, federation.clients_at_once
+        require_at_once(run.new_student(), run.loss, shape=shape, num=num)
     with ExitStack() as ends:
         grid = ends.enter_context(
             local_grid(

@@ -55,6 +55,7 @@ COMMANDS = (
         "resume",
         "runs",
         "evaluate",
+        "emergent",
         "report",
         "track",
     ),

@@ -224,7 +224,7 @@ def words(
 ) -> None:
     """Names of emoji in 28 languages, from a pinned npm package. Only in a checkout."""
     with _of_a_checkout("words"):
-        from edgecmd.datasets.build.words import build_words
+        from edgecmd.datasets.build.names.words import build_words
 
     say(str(build_words(out, npm_dir=npm_dir, say=say)))
 

@@ -253,12 +253,12 @@ def build(
         bool, typer.Option("--webgpu", help="Compute with WebGPU where its answers are right; larger.")
     ] = False,
 ) -> None:
-    """Make a web page: draw, and see what the student finds. The page sends no requests to any server."""
+    """Make a web page: draw or type, and see what the student finds. It sends no requests to any server."""
     from edgecmd.cli.run import config_of
     from edgecmd.config.assemble import Assembly
     from export.web.gallery import gallery_of_folder, gallery_of_run
     from export.web.ortweb import find_ort_web
-    from export.web.page import DEFAULT_TITLE, MODES, build_web, locate
+    from export.web.page import MODES, build_web, locate
     from export.web.page_parts import SECOND
 
     one_thread()
@@ -281,7 +281,7 @@ def build(
         mode=mode,
         runtime=find_ort_web(ort_web, webgpu=webgpu),
         gallery=pictures,
-        title=title or DEFAULT_TITLE,
+        title=title,
         compare=compare,
     )
     say(f"Page: {report.path} ({report.total_bytes / 1e6:.2f} MB)")

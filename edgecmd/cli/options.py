@@ -12,7 +12,9 @@ Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="a.b=c", help="Change one setting; repeatable.")
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="TOML file, see `edgecmd init`.")]
-NumSeeds = Annotated[int, typer.Option("--seeds", min=1, help="Number of seeds, from 0.")]
+NumSeeds = Annotated[
+    int, typer.Option("--seeds", min=1, help="Number of seeds, from that of the settings (0).")
+]
 NumJobs = Annotated[int, typer.Option("--jobs", min=1, help="Processes at a time.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 DryRunJson = Annotated[bool, typer.Option("--json", help="With --dry-run: print JSON instead.")]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,7 @@ from edgecmd.core.text import counted
 
 if TYPE_CHECKING:
     from edgecmd.config.assemble import Assembly
+    from edgecmd.evaluation.emergent import Half
     from edgecmd.evaluation.evaluate import Table
 
 Folder = Annotated[Path, typer.Argument(help="Run folder, such as runs/demo.")]
@@ -132,6 +133,25 @@ def evaluate(
         write_mask_sheet(assembly.run(config), folder, sheet)
         if not as_json:
             say(f"Wrote {sheet}.")
+
+
+@app.command()
+def emergent(
+    folder: Folder,
+    other: Annotated[Path, typer.Argument(help="Run folder with the same teacher, whose targets are found.")],
+    as_json: AsJson = False,
+) -> None:
+    """Do targets of one run find those of another run, with which they were never paired?"""
+    from edgecmd.config.assemble import Assembly
+    from edgecmd.evaluation.emergent import emergent_retrieval
+
+    one_thread()
+    assembly = Assembly()
+    table = emergent_retrieval(*(trained_half(one, assembly) for one in (folder, other)))
+    if as_json:
+        print_json(table)
+    else:
+        show_emergent(table, names=(folder.name, other.name))
 
 
 @app.command()
@@ -324,6 +344,42 @@ def say_notes(notes: Sequence[str]) -> None:
         say(f"note: {note}")
     if len(notes) > MOST_NOTES:
         say(f"note: {len(notes) - MOST_NOTES} more; `edgecmd data check` with these settings lists all.")
+
+
+def trained_half(folder: Path, assembly: "Assembly") -> "Half":
+    """The student of a finished run, with its data and teacher.
+
+    Raises:
+        FederationError: It is not a run folder, or has no student yet.
+    """
+    from edgecmd.evaluation.emergent import Half
+    from edgecmd.evaluation.evaluate import embedder
+    from edgecmd.models.student_file import load_student
+
+    config, path = config_of(folder), folder / "student.safetensors"
+    if not path.is_file():
+        raise FederationError(f"{folder} has no {path.name} yet. Finish it with `edgecmd resume {folder}`.")
+    task = assembly.run(config).task
+    return Half(task=task, embed=embedder(load_student(path, like=config.student.architecture), task))
+
+
+def show_emergent(table: dict[str, Any], *, names: tuple[str, str]) -> None:
+    """Print what `edgecmd.evaluation.emergent.emergent_retrieval` found."""
+    asks, found = names
+    words = {
+        "students": f"{asks} finds {found}",
+        "teacher_asks": f"the teacher, of the source of {asks}, finds {found}",
+        "teacher_answers": f"{asks} finds the teacher, of the source of {found}",
+        "chance": "chance",
+    }
+    columns = list(table["chance"])
+    rows = [[text, *(f"{table[key][one]:.4f}" for one in columns)] for key, text in words.items()]
+    print_table("Emergent retrieval", ["", *(one.replace("recall", "R") for one in columns)], rows)
+    say(
+        f"{counted(table['num_asked'], 'target')} of {asks} ask for {counted(table['num_things'], 'thing')},"
+        f" shown by {counted(table['num_among'], 'target')} of {found}; no training pair of either run shows"
+        " one of them."
+    )
 
 
 def show_results(tables: "dict[str, Table]") -> None:

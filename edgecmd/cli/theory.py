@@ -41,6 +41,7 @@ def theory(
     """Measure modality distance and target error as the gap widens. Finished points are kept."""
     from edgecmd.config.assemble import Assembly, run_folder
     from edgecmd.core.jobs import quiet
+    from edgecmd.core.seeding import repeats_of
     from edgecmd.experiments.presets import pair_settings
     from edgecmd.experiments.theory import study
     from edgecmd.experiments.theory.sweep import cheap, plan_sweep, sweep_points
@@ -60,7 +61,7 @@ def theory(
     else:
         run = assembly.run(resolved)
         plan, names = plan_sweep(run, fast=fast), study.check_gaps(run.task.data.train.target, gaps)
-        points = sweep_points(plan, gaps=names, num_levels=levels, num_seeds=seeds)
+        points = sweep_points(plan, gaps=names, num_levels=levels, seeds=repeats_of(resolved.seed, seeds))
         table = study.run_sweep(resolved, assembly, plan, points, num_jobs=jobs, tell=watcher)
     if as_json:
         print_json(table)

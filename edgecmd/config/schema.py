@@ -97,6 +97,8 @@ class RunConfig:
                 f"{self.privacy.mechanism!r} do not go together: a private step goes through its pairs in"
                 " blocks anyway. Set distill.rows_at_once=0."
             )
+        if self.federation.clients_at_once > 1:
+            self._check_at_once()
         if self.federation.buffer_size:
             self._check_buffer()
         if self.federation.compressed:
@@ -106,6 +108,26 @@ class RunConfig:
             check_compression(self.federation, aggregation=self.privacy.aggregation, one_shot=once)
         if self.privacy.mechanism != "none":
             self._keep_pairs_apart()
+
+    def _check_at_once(self) -> None:
+        """Clients that train at once need rounds without messages, and steps of plain float32."""
+        federation, privacy, distill = self.federation, self.privacy, self.distill
+        row = STRATEGIES.get(federation.strategy)
+        reasons = {
+            f"privacy.mechanism={privacy.mechanism!r}": privacy.mechanism != "none",
+            f"privacy.aggregation={privacy.aggregation!r}": privacy.aggregation != "plain",
+            f"federation.strategy={federation.strategy!r}": row is not None and not row.linear,
+            f"federation.buffer_size={federation.buffer_size}": federation.buffer_size > 0,
+            f"federation.slowest={federation.slowest:g}": federation.slowest > 1,
+            f"distill.precision={distill.precision!r}": distill.precision != "float32",
+            f"distill.rows_at_once={distill.rows_at_once}": distill.rows_at_once > 0,
+        }
+        given = next((name for name, holds in reasons.items() if holds), None)
+        if given is not None:
+            raise ConfigError(
+                f"federation.clients_at_once={federation.clients_at_once} and {given} do not go together:"
+                " there each client is trained by itself. Set federation.clients_at_once=1."
+            )
 
     def _check_buffer(self) -> None:
         """Asynchronous rounds need clients that answer by themselves, and a server that averages."""

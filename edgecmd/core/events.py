@@ -24,6 +24,7 @@ FIELDS = {
     "seconds": "how long it took: not covered",
     "simulated_seconds": "how long it took by made-up time: of settings and answers",
     "staleness": "how old the answers were, in rounds: when clients answered: not covered",
+    "at_once": "how many trained with others in one call: never under privacy",
     "round": "counted from 1: of the settings",
     "rounds": "how many were made: of settings, ledgers and answers",
     "clients": "how many answered: not covered; where the cohort is secret, a public constant",

@@ -24,6 +24,11 @@ def seed_sequence(
     return np.random.SeedSequence([seed, zlib.crc32(purpose.encode()), round_index, client])
 
 
+def repeats_of(seed: int, num: int) -> range:
+    """Seeds of ``num`` runs that differ in nothing else: the given one and those after it."""
+    return range(seed, seed + num)
+
+
 def numpy_generator(seed: int, purpose: str, *, round_index: int = 0, client: int = 0) -> np.random.Generator:
     """Numpy generator of `seed_sequence`."""
     return np.random.default_rng(seed_sequence(seed, purpose, round_index=round_index, client=client))

@@ -25,6 +25,8 @@ Rows = Int[np.ndarray, " _"]
 
 # A contrastive loss needs a second pair to tell the first one from.
 MIN_PAIRS = 2
+# Of the logarithm of a user's size: the largest of a hundred is some twelve times the median.
+SIZE_SIGMA = 1.0
 SETTING = "federation.partition"
 
 
@@ -103,6 +105,42 @@ def owner(pairs: Pairs, *, num_clients: int, alpha: float, generator: np.random.
     return _deal(np.arange(len(pairs)), levels, num_clients=num_clients, generator=generator)
 
 
+def users(pairs: Pairs, *, num_clients: int, alpha: float, generator: np.random.Generator) -> list[Rows]:
+    """Divide each owner's pairs among users who differ in size and in topics.
+
+    An owner, such as a language, gets users in proportion to its pairs, one at least. Each user has a size
+    drawn from a log-normal distribution (of `SIZE_SIGMA`, median 1) and shares of the topics from a symmetric
+    Dirichlet distribution; a topic's pairs are dealt by the products of both.
+
+    Args:
+        pairs: ``owner`` is used, and as topics ``subgroup``, or ``labels`` where no pair has a subgroup.
+        num_clients: Users, as many as there are owners at least; with fewer, whole owners are dealt, as by
+            ``owner``.
+        alpha: Concentration of the topics.
+        generator: Source of sizes, shares and of the order within a topic.
+    """
+    owners = _groups(np.arange(len(pairs)), pairs.owner.values)
+    if num_clients <= len(owners):
+        return _pack(owners, num_clients)
+    topic = pairs.subgroup.values
+    if (topic == UNLABELLED).all():
+        topic = pairs.labels.values
+    parts = list[Rows]()
+    for rows, num in zip(owners, _apportion([len(one) for one in owners], num_clients), strict=True):
+        sizes = generator.lognormal(sigma=SIZE_SIGMA, size=num)
+        held: list[list[Rows]] = [[] for _ in range(num)]
+        topics = _groups(rows, topic)
+        wanted = sizes[:, None] * generator.dirichlet(np.full(len(topics), alpha), size=num)
+        for group, share in zip(topics, wanted.T, strict=True):
+            # A tiny alpha may leave a topic that nobody of few users wants.
+            share = share if share.sum() > 0 else sizes
+            cuts = (np.cumsum(share / share.sum())[:-1] * len(group)).astype(np.int64)
+            for one, piece in zip(held, np.split(generator.permutation(group), cuts), strict=True):
+                one.append(piece)
+        parts += [np.concatenate(one) for one in held]
+    return parts
+
+
 def resampled(
     pairs: Pairs, *, num_clients: int, alpha: float, generator: np.random.Generator, num_each: int
 ) -> list[Rows]:
@@ -153,6 +191,13 @@ PARTITIONS: dict[str, Partition] = {
         follows="owner",
         what="owners",
         file="pairs.csv with the columns id,owner",
+    ),
+    "users": Partition(
+        deal=users,
+        follows="owner",
+        what="owners",
+        file="pairs.csv with the columns id,owner",
+        takes_alpha=True,
     ),
     "resampled": Partition(deal=resampled, equal=True, resamples=True),
 }

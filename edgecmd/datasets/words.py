@@ -10,7 +10,7 @@ pictures of all emoji, and every emoji that it names is right. ``data.split=stri
 every language; ``concept`` holds emoji out, those that ``emoji`` holds out too, and asks with strings that
 name no other; ``owner`` holds languages out, and its strict test asks with strings that training has not.
 
-The file ships with edgecmd (`edgecmd.datasets.build.words` makes it again). Licences: ``files/NOTICE-words``.
+The file ships with edgecmd (`edgecmd.datasets.build.names.words` makes it again). Licences: ``files/NOTICE-words``.
 
 Shapes: N pairs, M emoji, S different strings, Q questions.
 """
@@ -174,6 +174,7 @@ def load_words(config: DataConfig) -> Experiment:
         train_owner=Labels(values=names.language[train], names=names.languages),
         train_labels=of_emoji["group"].take(names.emoji[train]),
         train_subgroup=of_emoji["subgroup"].take(names.emoji[train]),
+        train_concept=Labels(values=names.emoji[train], names=names.concepts),
         validation=held["validation"],
         test=held["test"],
         test_strict=held.get("strict", held["test"]),
@@ -203,7 +204,7 @@ def _held_out(rows: Rows, *, names: Names, images: Pictures, of_emoji: dict[str,
     return HeldOut(
         pairs=pairs,
         labelled=LabelledTarget(target=pairs.target, labels=labels),
-        gallery=Gallery(source=images, right=right),
+        gallery=Gallery(source=images, right=right, names=names.concepts),
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from scipy.sparse import csr_array
+from scipy.stats import hypergeom
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
@@ -140,10 +141,22 @@ def first_ranks(student: Embedding, gallery: Embedding, right: csr_array) -> Int
     wanted = right_things(right, codes)
     found = [np.zeros(0, dtype=np.int64)]
     for rows in _blocks(len(student), len(gallery)):
-        best, is_right = _by_thing(student[rows] @ source.T, codes), wanted[rows].toarray()
-        mine = np.where(is_right, best, -np.inf).max(axis=1, keepdims=True)
-        found.append(1 + ((best >= mine) & ~is_right).sum(axis=1))
+        best, is_right = by_thing(student[rows] @ source.T, codes), wanted[rows].toarray()
+        found.append(rank_of_right(best, is_right))
     return np.concatenate(found)
+
+
+def rank_of_right(
+    similarity: Float[np.ndarray, "num things"], right: Bool[np.ndarray, "num things"]
+) -> Int[np.ndarray, " num"]:
+    """Rank of the first right thing of each row, from 1; wrong ones that are as near come before it.
+
+    Args:
+        similarity: To each thing, (N, things).
+        right: Which are right, at least one a row, (N, things).
+    """
+    mine = np.where(right, similarity, -np.inf).max(axis=1, keepdims=True)
+    return np.asarray(1 + ((similarity >= mine) & ~right).sum(axis=1))
 
 
 def right_things(right: csr_array, codes: Int[np.ndarray, " images"]) -> csr_array:
@@ -157,10 +170,10 @@ def right_things(right: csr_array, codes: Int[np.ndarray, " images"]) -> csr_arr
     return csr_array(right.astype(np.int64) @ thing_of).astype(bool)
 
 
-def _by_thing(
+def by_thing(
     similarity: Float[np.ndarray, "rows num"], codes: Int[np.ndarray, " num"]
 ) -> Float[np.ndarray, "rows things"]:
-    """Similarity to the nearest of each thing's images."""
+    """Similarity to the nearest of each thing's images; ``codes`` go from 0 without gaps."""
     order = np.argsort(codes, kind="stable")
     starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
     return np.asarray(np.maximum.reduceat(similarity[:, order], starts, axis=1))
@@ -177,15 +190,10 @@ def chance(
         ranks: How many of the order are looked at.
 
     Returns:
-        ``{"recall@1": share, ...}``: the mean of ``1 - C(M - r, k) / C(M, k)`` over the targets.
+        ``{"recall@1": share, ...}``: ``1 - C(M - r, k) / C(M, k)``, the mean over the targets.
     """
-    found = {}
-    for at in ranks:
-        missed = np.ones(len(num_right))
-        for place in range(min(at, num_things)):
-            missed *= np.maximum(0, num_things - num_right - place) / (num_things - place)
-        found[f"recall@{at}"] = float(np.mean(1 - missed))
-    return found
+    drawn = {at: hypergeom.pmf(0, num_things, num_right, min(at, num_things)) for at in ranks}
+    return {f"recall@{at}": float(np.mean(1.0 - missed)) for at, missed in drawn.items()}
 
 
 def told_apart(
@@ -258,7 +266,7 @@ def ranks_of(
         codes: Thing of each source, from 0 without gaps, (N,).
         own: Thing of each row, (R,); None: those of ``codes``.
     """
-    best = _by_thing(similarity, codes)
+    best = by_thing(similarity, codes)
     mine = best[np.arange(len(best)), codes if own is None else own]
     return np.asarray((best >= mine[:, None]).sum(axis=1))
 

@@ -20,6 +20,7 @@ from edgecmd.privacy.secure_sum.sum_plan import SumPlan
 from edgecmd.privacy.statement import WARNINGS
 from edgecmd.run import Run
 from edgecmd.settings import StudentConfig
+from edgecmd.training.stacked import is_small, require_at_once
 
 MISFIT = 2.0
 # Of networks from elsewhere, by what the plan calls them.
@@ -52,6 +53,9 @@ def plan_facts(config: RunConfig, assembly: Assembly) -> dict[str, Any]:
     run = assembly.run(config)
     whole, parts = run.task.data, run.parts
     student, federation = run.new_student(), run.federation
+    if federation.clients_at_once > 1:
+        shape, num = run.task.input_shape, federation.clients_at_once
+        require_at_once(student, run.loss, shape=shape, num=num)
     payload = sum(tensor.numel() * tensor.element_size() for tensor in student.state_dict().values())
     wire = run.wire(student)
     asked = federation.answers_a_round
@@ -133,6 +137,7 @@ def plan_rows(facts: Mapping[str, Any], run: Run) -> list[list[str]]:
         *([what, facts["student"][key]] for key, what in STUDENT_FACTS.items() if key in facts["student"]),
         ["loss", facts["loss"]["name"] + (f", chance level {level:.2f}" if level is not None else "")],
         *precision_rows(run),
+        *at_once_rows(run),
         ["rounds", f"{rounds['num']} of {steps} = {counted(rounds['steps'], 'step')}"],
         ["bytes a round", f"{payload / 1e6:.1f} MB ({counted(clients['asked'], 'client')}, both ways)"],
         *needs_rows(facts["needs"]),
@@ -146,6 +151,16 @@ def precision_rows(run: Run) -> list[list[str]]:
     if named == "float32":
         return []
     return [["precision", named if has_bf16(run.device) else f"{named}: {SLOW_BF16}"]]
+
+
+def at_once_rows(run: Run) -> list[list[str]]:
+    """How many clients train in one call, and for how many that pays; none where they train one by one."""
+    most, size = run.federation.clients_at_once, run.distill.batch_size
+    if most == 1:
+        return []
+    shape, num_views = run.task.input_shape, run.loss.num_views
+    small = sum(is_small(min(size, len(part)), shape, num_views=num_views) for part in run.parts)
+    return [["clients at once", f"up to {most}; the steps of {small} of {len(run.parts)} are small enough"]]
 
 
 def dry_run(config: RunConfig, assembly: Assembly) -> dict[str, Any]:

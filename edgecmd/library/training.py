@@ -230,6 +230,7 @@ def federate(  # noqa: PLR0913 - what a federation is made of
     augment: float | int = 1.0,
     num_anchors: int = 1024,
     precision: str = "float32",
+    clients_at_once: int = 1,
     num_workers: int = 1,
     progress: Progress | None = None,
 ) -> Federated:
@@ -262,6 +263,8 @@ def federate(  # noqa: PLR0913 - what a federation is made of
         augment: Strength of the augmentation of targets; 0 for none.
         num_anchors: Number of public teacher features that anchored losses use.
         precision: As in `distill`; must be float32 with a plan whose unit is a pair.
+        clients_at_once: How many clients with small steps train in one call; faster where a batch has a few
+            small pairs, and the last digits of the weights differ. 1: one by one.
         num_workers: Number of processes; objects cannot travel to others, so more than 1 is refused.
         progress: Called with (rounds done, total rounds, mean loss); the loss is NaN under privacy.
 
@@ -309,6 +312,7 @@ def federate(  # noqa: PLR0913 - what a federation is made of
         slowest=as_float(slowest),
         compression=compression,
         top_share=as_float(top_share),
+        clients_at_once=clients_at_once,
         strategy=strategy,
     )
     with tempfile.TemporaryDirectory() as thrown_away:

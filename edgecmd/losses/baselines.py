@@ -4,13 +4,16 @@ Shapes: B batch, K anchors, D embedding dimension.
 """
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from edgecmd.data.modalities.signature import SAME_FEATURE
 from edgecmd.data.on_device import exact_on
-from edgecmd.losses.contrastive import Anchors, Embeddings, PerExample, same_source, unit
+from edgecmd.losses.contrastive import Anchors, Embeddings, PerExample, unit
+from edgecmd.losses.similarities import Rows, by_rows
 
 # Of the authors' code: SEED's two temperatures, CRD's temperature, SOCKET's two weights, DARK's weight off
 # the diagonal at both ends of a run, CLIP-RD's weight of the features.
@@ -62,10 +65,14 @@ def nt_xent(first: Embeddings, second: Embeddings, *, temperature: float) -> Per
     """
     batch = len(first)
     embedded = unit(torch.cat([first, second]))
-    similarity = embedded @ embedded.T / temperature
-    similarity = similarity.masked_fill(_diagonal(2 * batch, similarity), float("-inf"))
     partner = torch.arange(2 * batch, device=first.device).roll(batch)
-    return functional.cross_entropy(similarity, partner, reduction="none").view(2, batch).mean(dim=0)
+
+    def of_rows(rows: Rows) -> PerExample:
+        similarity = (rows.student @ rows.students.T / temperature).masked_fill(rows.itself, float("-inf"))
+        wanted = partner[rows.first : rows.first + len(similarity)]
+        return functional.cross_entropy(similarity, wanted, reduction="none")
+
+    return by_rows(of_rows, embedded, embedded).view(2, batch).mean(dim=0)
 
 
 def seed(
@@ -133,20 +140,43 @@ def crd(student: Embeddings, teacher: Embeddings, *, temperature: float = CRD_TE
     """
     constant = unit(teacher.detach())
     batch = len(constant)
-    own = _diagonal(batch, constant)
-    left_out = own | same_source(teacher, teacher)
+    log_norm = _log_norm(constant, temperature=temperature)
+
+    def of_rows(rows: Rows) -> PerExample:
+        left_out, similarity = rows.itself | rows.same_source, rows.similarity(temperature)
+
+        # log(h / (h + KP)) and log(KP / (h + KP)), KP = (B - 1) / B, without leaving the logarithms.
+        def odds(of_table: Tensor) -> Tensor:
+            return of_table - log_norm - math.log((batch - 1) / batch)
+
+        right_B = functional.softplus(-rows.own(odds(similarity)))
+        wrong = functional.softplus(odds(similarity)).masked_fill(left_out, 0.0)
+        if rows.is_whole:
+            return 2.0 * right_B + wrong.sum(dim=1) + wrong.sum(dim=0)
+        turned = functional.softplus(odds(rows.turned(similarity, temperature))).masked_fill(left_out, 0.0)
+        return 2.0 * right_B + wrong.sum(dim=1) + turned.sum(dim=1)
+
+    return by_rows(of_rows, unit(student), constant)
+
+
+@torch.no_grad()
+def _log_norm(constant: Embeddings, *, temperature: float) -> Tensor:
+    """Logarithm of ``Z`` of `crd`."""
+    batch = len(constant)
+    num_left_out = by_rows(
+        lambda rows: (rows.itself | rows.same_source).sum()[None], constant, constant
+    ).sum()
     # At least one, so that a batch of a single source has a finite norm, which then counts for nothing.
-    num_negatives = (batch * batch - left_out.sum()).clamp(min=1)
+    num_negatives = (batch * batch - num_left_out).clamp(min=1)
     log_share = (num_negatives.to(exact_on(constant.device)) / batch).log()
-    relation_BB = constant @ constant.T / temperature
-    log_relation = relation_BB.masked_fill(torch.where(left_out.all(), own, left_out), float("-inf"))
-    log_norm = torch.logsumexp(log_relation.flatten(), dim=0) - log_share.to(relation_BB)
-    log_h = unit(student) @ constant.T / temperature - log_norm
-    # log(h / (h + KP)) and log(KP / (h + KP)), KP = (B - 1) / B, without leaving the logarithms.
-    odds_BB = log_h - math.log((batch - 1) / batch)
-    wrong_BB = functional.softplus(odds_BB).masked_fill(left_out, 0.0)
-    right_B = functional.softplus(-odds_BB.diagonal())
-    return 2.0 * right_B + wrong_BB.sum(dim=1) + wrong_BB.sum(dim=0)
+    alone = num_left_out == batch * batch
+
+    def of_rows(rows: Rows) -> Tensor:
+        left_out = torch.where(alone, rows.itself, rows.itself | rows.same_source)
+        relation = rows.similarity(temperature).masked_fill(left_out, float("-inf"))
+        return torch.logsumexp(relation.flatten(), dim=0)[None]
+
+    return torch.logsumexp(by_rows(of_rows, constant, constant), dim=0) - log_share.to(constant)
 
 
 def socket(student: Embeddings, teacher: Embeddings, anchors: Anchors) -> PerExample:
@@ -208,12 +238,15 @@ def dark(
     Returns:
         Loss of each example, (B,); with a negative weight it may be below zero.
     """
-    contrast_B, _ = _contrast(student, teacher, temperature=temperature)
-    temperatures = {"temperature": temperature, "teacher_temperature": teacher_temperature}
-    relation_BB, _ = _cross_entropies(student, teacher, **temperatures)
-    matched_B = relation_BB.diagonal()
-    others_B = relation_BB.masked_fill(_diagonal(len(teacher), teacher), 0.0).sum(dim=1)
-    return contrast_B + matched_B + off_diagonal * others_B
+
+    def of_rows(rows: Rows) -> PerExample:
+        contrast_B, _ = _contrast(rows, temperature=temperature)
+        temperatures = {"temperature": temperature, "teacher_temperature": teacher_temperature}
+        relation, _ = _cross_entropies(rows, **temperatures)
+        others_B = relation.masked_fill(rows.itself, 0.0).sum(dim=1)
+        return contrast_B + rows.own(relation) + off_diagonal * others_B
+
+    return by_rows(of_rows, student, unit(teacher.detach()))
 
 
 def clip_rd(
@@ -241,17 +274,20 @@ def clip_rd(
     Returns:
         Loss of each example, (B,).
     """
-    contrast_B, from_student_B = _contrast(student, teacher, temperature=temperature)
-    features_B = CLIP_RD_FEATURES / student.shape[1] * l2(student, teacher)
 
-    def divergence(of_teacher: float) -> Tensor:
-        relation_BB, entropy_BB = _cross_entropies(
-            student, teacher, temperature=temperature, teacher_temperature=of_teacher
+    def divergence(rows: Rows, of_teacher: float) -> PerExample:
+        relation, entropy = _cross_entropies(rows, temperature=temperature, teacher_temperature=of_teacher)
+        return (relation - entropy).sum(dim=1)
+
+    def of_rows(rows: Rows) -> PerExample:
+        contrast_B, from_student_B = _contrast(rows, temperature=temperature)
+        features_B = (
+            CLIP_RD_FEATURES / student.shape[1] * (unit(rows.student) - rows.teacher).square().sum(dim=1)
         )
-        return (relation_BB - entropy_BB).sum(dim=1)
+        relations_B = divergence(rows, teacher_temperature) + 1.5 * divergence(rows, temperature)
+        return 2.0 * contrast_B + 0.5 * from_student_B + features_B + relations_B
 
-    relations_B = divergence(teacher_temperature) + 1.5 * divergence(temperature)
-    return 2.0 * contrast_B + 0.5 * from_student_B + features_B + relations_B
+    return by_rows(of_rows, student, unit(teacher.detach()))
 
 
 def fd_cmkd(student: Embeddings, teacher: Embeddings) -> PerExample:
@@ -295,40 +331,38 @@ def _compressed(values: Tensor) -> Tensor:
     return values.sign() * values.abs().log1p()
 
 
-def _log_shares(student: Embeddings, teacher: Embeddings, *, temperature: float) -> tuple[Tensor, Tensor]:
-    """``log softmax_j`` of ``s_i.t_j`` and of ``t_i.s_j``, (B, B); zero for other pairs of a source."""
-    apart = _others_of_source(teacher)
-    similarity_BB = (unit(student) @ unit(teacher.detach()).T / temperature).masked_fill(apart, -math.inf)
+def _log_shares(rows: Rows, *, temperature: float) -> tuple[Tensor, Tensor]:
+    """``log softmax_j`` of ``s_i.t_j`` and of ``t_i.s_j``, (R, B); zero for other pairs of a source."""
+    apart, similarity = _others_of_source(rows), rows.similarity(temperature)
     from_student, from_teacher = (
-        functional.log_softmax(one, dim=1) for one in (similarity_BB, similarity_BB.T)
+        functional.log_softmax(one.masked_fill(apart, -math.inf), dim=1).masked_fill(apart, 0.0)
+        for one in (similarity, rows.turned(similarity, temperature))
     )
-    return from_student.masked_fill(apart, 0.0), from_teacher.masked_fill(apart, 0.0)
+    return from_student, from_teacher
 
 
-def _contrast(
-    student: Embeddings, teacher: Embeddings, *, temperature: float
-) -> tuple[PerExample, PerExample]:
-    """`edgecmd.losses.cmc`, and its half from the student's side, (B,) each."""
-    from_student, from_teacher = _log_shares(student, teacher, temperature=temperature)
-    own = -from_student.diagonal()
-    return (own - from_teacher.diagonal()) / 2, own
+def _unit_rows(rows: Rows) -> Rows:
+    """With the student's features of unit norm; each use divides anew, so that gradients add up after it."""
+    return replace(rows, student=unit(rows.student), students=unit(rows.students))
 
 
-def _cross_entropies(
-    student: Embeddings, teacher: Embeddings, *, temperature: float, teacher_temperature: float
-) -> tuple[Tensor, Tensor]:
-    """``-p(j) log q(j)``, mean over both directions of ``q``, and ``-p(j) log p(j)``, (B, B) each."""
-    relation_BB, _ = _log_shares(teacher, teacher, temperature=teacher_temperature)
-    p_BB = relation_BB.detach().exp().masked_fill(_others_of_source(teacher), 0.0)
-    from_student, from_teacher = _log_shares(student, teacher, temperature=temperature)
-    return -p_BB * (from_student + from_teacher) / 2, torch.special.entr(p_BB)
+def _contrast(rows: Rows, *, temperature: float) -> tuple[PerExample, PerExample]:
+    """`edgecmd.losses.cmc`, and its half from the student's side, (R,) each."""
+    from_student, from_teacher = _log_shares(_unit_rows(rows), temperature=temperature)
+    own = -rows.own(from_student)
+    return (own - rows.own(from_teacher)) / 2, own
 
 
-def _others_of_source(teacher: Embeddings) -> Tensor:
-    """Which other pairs have the source of each pair, (B, B); symmetric also where rounding is not."""
-    same = same_source(teacher, teacher)
-    return (same | same.T) & ~_diagonal(len(teacher), teacher)
+def _cross_entropies(rows: Rows, *, temperature: float, teacher_temperature: float) -> tuple[Tensor, Tensor]:
+    """``-p(j) log q(j)``, mean over both directions of ``q``, and ``-p(j) log p(j)``, (R, B) each."""
+    of_teacher = replace(rows, student=rows.teacher, students=rows.teachers)
+    relation, _ = _log_shares(of_teacher, temperature=teacher_temperature)
+    p = relation.exp().masked_fill(_others_of_source(rows), 0.0)
+    from_student, from_teacher = _log_shares(_unit_rows(rows), temperature=temperature)
+    return -p * (from_student + from_teacher) / 2, torch.special.entr(p)
 
 
-def _diagonal(size: int, like: Tensor) -> Tensor:
-    return torch.eye(size, dtype=torch.bool, device=like.device)
+def _others_of_source(rows: Rows) -> Tensor:
+    """Which other pairs have the source of each pair, (R, B); symmetric also where rounding is not."""
+    turned = (rows.teachers @ rows.teacher.T > SAME_FEATURE).T
+    return (rows.same_source | turned) & ~rows.itself

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgecmd.data.modalities.signature import SAME_FEATURE
+from edgecmd.losses.similarities import Rows, by_rows
 
 Embeddings = Float[Tensor, "batch dim"]
 Anchors = Float[Tensor, "anchors dim"]
@@ -47,11 +48,6 @@ def same_source(teacher: Embeddings, other: Float[Tensor, "others dim"]) -> Bool
     return unit(teacher.detach()) @ unit(other.detach()).T > SAME_FEATURE
 
 
-def _others_of_source(teacher: Embeddings) -> Bool[Tensor, "batch batch"]:
-    """Which other pairs of the batch have the source of each pair."""
-    return same_source(teacher, teacher) & ~torch.eye(len(teacher), dtype=torch.bool, device=teacher.device)
-
-
 def cmc(student: Embeddings, teacher: Embeddings, *, temperature: float) -> PerExample:
     """Cross-modal contrast with negatives from the batch (eq. 3; the CLIP form with a locked teacher).
 
@@ -67,11 +63,18 @@ def cmc(student: Embeddings, teacher: Embeddings, *, temperature: float) -> PerE
         Loss of each example, (B,). An uninformative student has ``log(B)``, and where ``m`` other pairs have
         the source of i ``log(B - m)``.
     """
-    similarity_BB = unit(student) @ unit(teacher.detach()).T / temperature
-    similarity_BB = similarity_BB.masked_fill(_others_of_source(teacher), float("-inf"))
-    to_teacher = -functional.log_softmax(similarity_BB, dim=1).diagonal()
-    to_student = -functional.log_softmax(similarity_BB, dim=0).diagonal()
-    return (to_teacher + to_student) / 2
+
+    def of_rows(rows: Rows) -> PerExample:
+        apart, similarity = rows.others_of_source, rows.similarity(temperature)
+        to_teacher = functional.log_softmax(similarity.masked_fill(apart, float("-inf")), dim=1)
+        if rows.is_whole:
+            to_student = functional.log_softmax(similarity.masked_fill(apart, float("-inf")), dim=0)
+        else:
+            turned = rows.turned(similarity, temperature).masked_fill(apart, float("-inf"))
+            to_student = functional.log_softmax(turned, dim=1)
+        return (-rows.own(to_teacher) - rows.own(to_student)) / 2
+
+    return by_rows(of_rows, unit(student), unit(teacher.detach()))
 
 
 def cmd(
@@ -93,9 +96,14 @@ def cmd(
     Returns:
         Loss of each example, (B,). An uninformative student has ``log(B - 1)``.
     """
-    relation_teacher = log_relations(teacher.detach(), temperature=teacher_temperature).exp()
-    relation_student = log_relations(student, temperature=temperature)
-    return -(relation_teacher * relation_student).sum(dim=1)
+
+    def of_rows(rows: Rows) -> PerExample:
+        first = rows.first
+        teacher_RO = _relations(rows.teacher, rows.teachers, first=first, temperature=teacher_temperature)
+        student_RO = _relations(rows.student, rows.students, first=first, temperature=temperature)
+        return -(teacher_RO.exp() * student_RO).sum(dim=1)
+
+    return by_rows(of_rows, unit(student), unit(teacher.detach()))
 
 
 def log_relations(features: Embeddings, *, temperature: float) -> Float[Tensor, "batch others"]:
@@ -111,11 +119,19 @@ def log_relations(features: Embeddings, *, temperature: float) -> Float[Tensor, 
         (B, B - 1), the others in their order.
     """
     embedded = unit(features)
-    batch = len(embedded)
-    similarity_BB = embedded @ embedded.T / temperature
-    # In a row of all numbers but the first, every (B + 1)-th is of the diagonal.
-    others = similarity_BB.flatten()[1:].view(batch - 1, batch + 1)[:, :-1].reshape(batch, batch - 1)
-    return functional.log_softmax(others, dim=1)
+    return _relations(embedded, embedded, first=0, temperature=temperature)
+
+
+def _relations(
+    rows: Float[Tensor, "rows dim"], batch: Float[Tensor, "batch dim"], *, first: int, temperature: float
+) -> Float[Tensor, "rows others"]:
+    """`log_relations` of some rows of the batch, from ``first`` on; features have unit norm."""
+    num, size = len(rows), len(batch)
+    flat = (rows @ batch.T / temperature).flatten()
+    # In a row of all numbers, after its first, every (B + 1)-th is of the diagonal.
+    between = flat[first + 1 :][: (num - 1) * (size + 1)].view(num - 1, size + 1)[:, :-1]
+    others = torch.cat([flat[:first], between.flatten(), flat[first + 1 + (num - 1) * (size + 1) :]])
+    return functional.log_softmax(others.view(num, size - 1), dim=1)
 
 
 def cmc_anchored(
@@ -188,11 +204,15 @@ def cmc_groups(
     Returns:
         Loss of each example, (B,). An uninformative student has ``log(B + K)``.
     """
-    columns = unit(torch.cat([teacher.detach(), anchors.detach()]))
-    logits = unit(student) @ columns.T / temperature
-    same = torch.cat([_others_of_source(teacher), same_source(teacher, anchors)], dim=1)
-    logits = logits.masked_fill(same, float("-inf"))
-    return -functional.log_softmax(logits, dim=1).diagonal()
+    anchors = unit(anchors.detach())
+
+    def of_rows(rows: Rows) -> PerExample:
+        logits = rows.student @ torch.cat([rows.teachers, anchors]).T / temperature
+        same = torch.cat([rows.others_of_source, rows.teacher @ anchors.T > SAME_FEATURE], dim=1)
+        logits = logits.masked_fill(same, float("-inf"))
+        return -rows.own(functional.log_softmax(logits, dim=1))
+
+    return by_rows(of_rows, unit(student), unit(teacher.detach()))
 
 
 def cmc_bucket(
@@ -230,7 +250,12 @@ def cmc_bucket(
 
 
 def gcl(
-    student: Embeddings, teacher: Embeddings, mask: Bool[Tensor, " batch"], *, temperature: float
+    student: Embeddings,
+    teacher: Embeddings,
+    mask: Bool[Tensor, " batch"],
+    *,
+    temperature: float,
+    whole: bool = False,
 ) -> PerExample:
     """Contrast within a bucket in both directions, whose rows may be several views of each pair.
 
@@ -245,22 +270,28 @@ def gcl(
         teacher: Teacher embeddings of the rows' pairs, (B, D); constants. Views of one pair have the same.
         mask: Which rows are real, (B,).
         temperature: ``T``.
+        whole: Hold the table whole whatever its size, as gradients of `torch.func` want it.
 
     Returns:
         Loss of each row, (B,); 0 outside of the mask, and for rows of the only source.
     """
-    similarity_BB = unit(student) @ unit(teacher.detach()).T / temperature
-    same = same_source(teacher, teacher)
-    itself = torch.eye(len(same), dtype=torch.bool, device=same.device)
-    kept = itself | (mask[None, :] & ~same)
+    embedded, constant = unit(student), unit(teacher.detach())
+    with torch.no_grad():
+        rows_B = by_rows(lambda rows: (rows.same_source & mask).sum(dim=1), constant, constant, whole=whole)
     # Rows of a source that has m of them weigh 1 / m each, but the row's own.
-    rows_B = (same & mask[None, :]).sum(dim=1).clamp(min=1)
-    weight_BB = torch.where(itself, 0.0, rows_B.to(similarity_BB.dtype).log()[None, :])
-    away = torch.full_like(similarity_BB, float("-inf"))
-    to_source = torch.where(kept, similarity_BB - weight_BB, away)
-    to_view = torch.where(kept, similarity_BB.T, away)
-    own = similarity_BB.diagonal()
-    each = (torch.logsumexp(to_source, dim=1) + torch.logsumexp(to_view, dim=1)) / 2 - own
+    weight_B = rows_B.clamp(min=1).to(embedded.dtype).log()
+
+    def of_rows(rows: Rows) -> PerExample:
+        similarity, itself = rows.similarity(temperature), rows.itself
+        kept = itself | (mask[None, :] & ~rows.same_source)
+        weight = torch.where(itself, 0.0, weight_B[None, :])
+        away = torch.full_like(similarity, float("-inf"))
+        to_source = torch.where(kept, similarity - weight, away)
+        to_view = torch.where(kept, rows.turned(similarity, temperature), away)
+        both = torch.logsumexp(to_source, dim=1) + torch.logsumexp(to_view, dim=1)
+        return both / 2 - rows.own(similarity)
+
+    each = by_rows(of_rows, embedded, constant, whole=whole)
     return torch.where(mask, each, torch.zeros_like(each))
 
 
@@ -279,7 +310,11 @@ def cmc_logits(student: Embeddings, teacher: Embeddings, mask: Bool[Tensor, " ba
     Returns:
         Loss of each example, (B,); 0 outside of the mask.
     """
-    similarity_BB = unit(student) @ unit(teacher.detach()).T / LOGIT_TEMPERATURE
-    kept = mask[None, :] | torch.eye(len(mask), dtype=torch.bool, device=mask.device)
-    log_share = functional.log_softmax(similarity_BB.masked_fill(~kept, float("-inf")), dim=1).diagonal()
+
+    def of_rows(rows: Rows) -> PerExample:
+        kept = mask[None, :] | rows.itself
+        similarity = rows.similarity(LOGIT_TEMPERATURE).masked_fill(~kept, float("-inf"))
+        return rows.own(functional.log_softmax(similarity, dim=1))
+
+    log_share = by_rows(of_rows, unit(student), unit(teacher.detach()))
     return torch.where(mask, -log_share, torch.zeros_like(log_share))

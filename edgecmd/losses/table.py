@@ -185,7 +185,7 @@ class GCL(Loss):
         self, student: Embeddings, teacher: Embeddings, mask: Bool[Tensor, " rows"], anchors: Anchors
     ) -> Float[Tensor, ""]:
         """The sum over the real rows of a bucket, which is the unit."""
-        return contrastive.gcl(student, teacher, mask, temperature=self.temperature).sum()
+        return contrastive.gcl(student, teacher, mask, temperature=self.temperature, whole=True).sum()
 
     def chance_level(self, *, batch_size: int, num_anchors: int) -> float:
         """``log B``."""

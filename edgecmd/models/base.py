@@ -30,6 +30,7 @@ class Student(nn.Module):
         seen: Offset and scale of the inputs that pretrained first weights are made for; None: of any.
         trainable: What of it is trained, a key of `edgecmd.models.trained_part.TRAINABLE`.
         held: Names of the weights that are not.
+        largest_input: Made-up inputs, such as those of a probe, lie between 0 and this.
     """
 
     architecture: str = ""
@@ -42,6 +43,7 @@ class Student(nn.Module):
     seen: tuple[float, float] | None = None
     trainable: str = "all"
     held: frozenset[str] = frozenset()
+    largest_input: float = 1.0
 
     @property
     def fixed(self) -> frozenset[str]:

@@ -175,8 +175,9 @@ class ByteTrunk(nn.Module):
 
     def forward(self, text_B11L: Float[Tensor, "batch 1 1 bytes"]) -> Float[Tensor, "batch features"]:
         """Mean and maximum over the string of both stages, (B, 2 (C1 + C2)); zero for an empty one."""
-        # Numbers that are no bytes, as no reader gives them, are the nearest that are.
-        index = text_B11L.flatten(1).clamp(0, NUM_BYTES - 1).long()
+        # Of numbers that are no bytes, as no reader gives them, those below one and NaN are padding.
+        byte_BL = text_B11L.flatten(1)
+        index = torch.where(byte_BL >= 1, byte_BL.clamp(max=NUM_BYTES - 1), 0).long()
         real = (index > 0).to(text_B11L)[:, None, None]
         map_BE1L = self.embedding(index).transpose(1, 2)[:, :, None] * real
         letters = self.enter(map_BE1L) * real

@@ -61,13 +61,9 @@ from edgecmd.models.batch_norm import (
     hold,
     norms_of,
 )
-from edgecmd.models.convolutions import FAMILIES, ByteTrunk, Pointwise, Pyramid, Residual
+from edgecmd.models.convolutions import FAMILIES, NUM_BYTES, ByteTrunk, Pointwise, Pyramid, Residual
 from edgecmd.models.efficientnet import Trunk, load_shipped
-from edgecmd.models.trial import (
-    made_up,
-    seeded,
-    try_out,
-)
+from edgecmd.models.trial import made_up, seeded, try_out
 
 # Side of a place of a dense student in pixels of its input, and what the input's sides are multiples of.
 DENSE_STRIDE, INPUT_MULTIPLE = 4, 16
@@ -164,6 +160,8 @@ class TextStudent(Student):
         in_channels: As in `Student`; 1.
         embedding_dim: As in `Student`.
     """
+
+    largest_input = NUM_BYTES - 1.0
 
     def __init__(
         self, *, width_of_byte: int, widths: tuple[int, int], in_channels: int, embedding_dim: int

@@ -203,6 +203,10 @@ class Place:
             total_steps=federation.num_rounds * steps,
         )
 
+    def share_at(self, step: int) -> float:
+        """Share of the run's optimiser steps before step ``step``, from 0, of this work."""
+        return min(1.0, (self.first_step + step) / max(1, self.total_steps))
+
 
 def _adamw(student: nn.Module, config: DistillConfig) -> torch.optim.Optimizer:
     """On the CPU as one kernel, in which each number has an update of its own, whatever the workers."""
@@ -292,6 +296,16 @@ def batch_indices(
         yield from sent(torch.from_numpy(np.stack(block)), data.indexed_on)
 
 
+def drawn_by(
+    place: Place, data: LocalData, config: DistillConfig, *, num_steps: int
+) -> tuple[Iterator[Int[Tensor, " batch"]], torch.Generator]:
+    """Row indices of the batches at a place, and what draws their views."""
+    at = {"round_index": place.round_index, "client": place.client}
+    rows = numpy_generator(place.seed, "batches", **at)
+    views = torch_generator(place.seed, "views", **at, device=data.target.device)
+    return batch_indices(data, batch_size=config.batch_size, num_steps=num_steps, generator=rows), views
+
+
 def distil(
     student: nn.Module,
     data: LocalData,
@@ -323,25 +337,17 @@ def distil(
     """
     if data.teacher.ndim == 4:
         require_dense(loss)
-    rows = numpy_generator(place.seed, "batches", round_index=place.round_index, client=place.client)
-    views = torch_generator(
-        place.seed,
-        "views",
-        round_index=place.round_index,
-        client=place.client,
-        device=data.target.device,
-    )
-    reference = _proximal_reference(student, config)
+    drawn, views = drawn_by(place, data, config, num_steps=num_steps)
+    reference = proximal_reference(student, config)
     student.train()
     freeze_projector(student, frozen=config.freeze_projector)
-    drawn = batch_indices(data, batch_size=config.batch_size, num_steps=num_steps, generator=rows)
     called = losses.name_of(loss)
 
     def gradient(step: int) -> Tensor:
         batch = next(drawn)
         embedded = embed_batch(student, data, batch, config=config, num_views=loss.num_views, views=views)
         with running(f"The loss {called}", loss):
-            there = loss.at(min(1.0, (place.first_step + step) / max(1, place.total_steps)))
+            there = loss.at(place.share_at(step))
             values = per_pair(there(embedded.student, embedded.teacher, anchors), len(batch))
         with running_student(student), running(f"The gradient of the loss {called}", loss):
             value = mean_gradient(values)
@@ -390,22 +396,27 @@ def embed_batch(
             config=config,
             generator=views,
         )
-    images = [
-        augment(data.modality, target, strength=config.augment, generator=views) for _ in range(num_views)
-    ]
+    images = views_of(data.modality, target, config=config, num_views=num_views, views=views)
     with running_student(student):
-        if num_views == 1:
-            return Embedded(student=_seen(student, images[0], config), teacher=data.teacher[index])
-        # All views at once: for small clients a call costs more than its rows.
-        seen = _seen(student, torch.cat(images), config)
-    return Embedded(student=seen.reshape(num_views, len(index), *seen.shape[1:]), teacher=data.teacher[index])
+        seen = through(student, images, precision=config.precision, rows_at_once=config.rows_at_once)
+    return Embedded(student=by_view(seen, num_views), teacher=data.teacher[index])
 
 
-def _seen(student: nn.Module, image: Tensor, config: DistillConfig) -> Tensor:
-    return through(student, image, precision=config.precision, rows_at_once=config.rows_at_once)
+def views_of(
+    modality: str, target: Tensor, *, config: DistillConfig, num_views: int, views: torch.Generator
+) -> Float[Tensor, "rows channels height width"]:
+    """Views of a batch, one behind the other, (V * B, C, H, W), so that the student is called once."""
+    images = [augment(modality, target, strength=config.augment, generator=views) for _ in range(num_views)]
+    return images[0] if num_views == 1 else torch.cat(images)
 
 
-def _proximal_reference(student: nn.Module, config: DistillConfig) -> list[Tensor] | None:
+def by_view(seen: Tensor, num_views: int) -> Float[Tensor, "*views batch dim"]:
+    """Embeddings of `views_of` as a loss takes them: (B, D), of several views (V, B, D)."""
+    return seen if num_views == 1 else seen.reshape(num_views, len(seen) // num_views, *seen.shape[1:])
+
+
+def proximal_reference(student: nn.Module, config: DistillConfig) -> list[Tensor] | None:
+    """What the weights are held near to; None without FedProx's term."""
     if config.proximal_mu == 0:
         return None
     return [parameter.detach().clone() for parameter in student.parameters()]
@@ -433,8 +444,13 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Put back what `optimizer_tensors` took out; an empty mapping leaves a fresh optimiser."""
     entries: dict[int, dict[str, Tensor]] = {}
+    parameters = [one for group in optimizer.param_groups for one in group["params"]]
     for key, tensor in tensors.items():
         index, name = key.split(".", 1)
+        parameter = parameters[int(index)]
+        if tensor.shape == parameter.shape:
+            # AdamW in one kernel takes numbers as they lie in memory, whatever the strides say.
+            tensor = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
         entries.setdefault(int(index), {})[name] = tensor
     state = optimizer.state_dict()
     state["state"] = entries

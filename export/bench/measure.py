@@ -46,6 +46,7 @@ class Subject:
     Attributes:
         files: ONNX files by name; a profile, or another name for what is not a profile.
         inputs: Held-out or made-up raw inputs, the student's own size, at least 1.
+        front_end: What they are, a key of `export.graph.frontends.FRONT_ENDS`.
         reference: The student in torch, not folded; None where there is a bundle alone.
         task: What the student is for; None likewise.
         notes: What could not be made, by name, and why.
@@ -53,6 +54,7 @@ class Subject:
 
     files: Mapping[str, Path]
     inputs: Targets
+    front_end: str = "image"
     reference: Deployable | None = None
     task: TaskMetric | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
@@ -278,7 +280,7 @@ def uneven_gaps(subject: Subject, engines: Sequence[Engine], *, reference: str) 
 
     An engine that fails there has none.
     """
-    sizes = list(at_uneven_sizes(subject.inputs[:1]).values())
+    sizes = list(at_uneven_sizes(subject.inputs[:1], subject.front_end).values())
     known = next((one.any_size for one in engines if one.name == reference), None)
     if subject.reference is not None:
         expected = [run_torch(subject.reference, one) for one in sizes]

@@ -57,6 +57,7 @@ def of_run(run: Run, settings: ExportConfig, *, warnings: bool, folder: Path) ->
     return Subject(
         files=made,
         inputs=found.inputs,
+        front_end=found.spec.front_end,
         reference=Deployable(plain, found.spec).eval(),
         task=found.metric,
         notes=notes,
@@ -95,7 +96,8 @@ def of_bundle(target: Path, *, warnings: bool) -> Subject:
     if warnings:
         raise ConfigError("--warnings needs the run that the bundle was made from; give its folder instead.")
     files = bundle_files(target)
-    return Subject(files=files, inputs=golden_inputs(target))
+    front_end = DeviceStudent(target / MODEL).front_end
+    return Subject(files=files, inputs=golden_inputs(target), front_end=front_end)
 
 
 def bundle_files(target: Path) -> dict[str, Path]:

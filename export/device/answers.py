@@ -93,10 +93,11 @@ def answer(
 
     In the record all but the embedding, float32 (D,), may go into JSON as it is.
     """
-    values, side = given.reading.values, student.image_size
+    values, side, cut_bytes = given.reading.values, student.image_size, given.reading.cut_bytes
     embedding = prediction.embedding[0]
     own = values.ndim == 1 or student.preprocess.get("resize") == "none" or values.shape[:2] == (side, side)
-    record: dict[str, Any] = {"file": sayable(given.name), "resized": not own}
+    record: dict[str, Any] = {student.sensor.key: sayable(given.name)}
+    record.update({"resized": not own} if cut_bytes is None else {"cut_bytes": cut_bytes})
     record.update({} if given.frame is None else {"frame": given.frame})
     if student.dense and prediction.scores is not None:
         text = _masked(student, prediction.scores[0], given, record, wanted)

@@ -6,9 +6,10 @@ from importlib.resources import files
 PACKAGE = "export.device"
 # Comes first in a file; with it annotations may be newer than the device's Python.
 FUTURE = "from __future__ import annotations"
-# In this order: each module uses those before it. The first is what training reads files with.
+# In this order: each module uses those before it. Training reads files and strings with the first two.
 MODULES = (
     ("edgecmd.data.user_files", "decode.py"),
+    ("edgecmd.data.user_files", "string_bytes.py"),
     (PACKAGE, "reading.py"),
     (PACKAGE, "sensors.py"),
     (PACKAGE, "properties.py"),
@@ -23,7 +24,7 @@ MODULES = (
     (PACKAGE, "printing.py"),
     (PACKAGE, "infer.py"),
 )
-OWN = (PACKAGE, "edgecmd.data.user_files.decode")
+OWN = (PACKAGE, "edgecmd.data.user_files.decode", "edgecmd.data.user_files.string_bytes")
 
 
 def program() -> str:

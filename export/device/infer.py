@@ -14,6 +14,8 @@ As a script::
     python infer.py BUNDLE pictures/ --prototypes mine.npz --join   # beside the trained classes
     python infer.py BUNDLE pictures/ --save-gallery seen.npz        # then: --gallery seen.npz --top 5
     python infer.py BUNDLE pictures/ --masks out/               # of a dense student: a class for each pixel
+    python infer.py BUNDLE "dog" "a cat"        # of a student of strings: each word is one; never a file
+    python infer.py BUNDLE --lines strings.txt  # the same, one a line, UTF-8; --lines - is the standard input
     python infer.py BUNDLE --check                              # does this machine compute what it should?
 
 As a module::
@@ -24,6 +26,7 @@ As a module::
     prediction = student(images)  # uint8, (batch, height, width, student.channels), of any height and width
     prediction.embedding  # float32, (batch, student.embedding_dim), each row of length 1
     prediction.scores  # float32, (batch, len(student.classes)), or None without classes;
+    student(["dog", "a cat"])  # of a student of strings
     # of a dense student logits (batch, len(student.classes), height, width): scores.argmax(axis=1) are masks
     more = student.with_prototypes(make_prototypes(student, {"cup": cup_images}))
     # with_examples, without_class, calibrated, save_prototypes, load_prototypes, search: see each.
@@ -41,7 +44,7 @@ import argparse
 import json
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -56,10 +59,12 @@ from export.device.intake import (
     Task,
     file_task,
     groups,
+    line_tasks,
     loaded,
     raw_form,
     raw_tasks,
     stdin_task,
+    word_task,
 )
 from export.device.own_classes import add_class_options, asked_classes, told
 from export.device.printing import (
@@ -101,8 +106,12 @@ def _arguments(argv: Sequence[str] | None, *, prog: str) -> argparse.Namespace:
     parser = _Parser(prog=prog, description="Embed or classify pictures with an exported edgecmd student.")
     parser.add_argument("model", type=Path, help="a bundle folder or a student.onnx")
     parser.add_argument(
-        "images", nargs="*", help="files of the target modality, folders with such, or - (standard input)"
+        "images",
+        nargs="*",
+        help="files of the target modality, folders with such, or - (standard input); of a student of strings"
+        " the strings",
     )
+    parser.add_argument("--lines", metavar="FILE", help="strings, one a line, UTF-8; - is the standard input")
     parser.add_argument("--format", choices=FORMATS, default=TEXT, help="form of the answers; default text")
     parser.add_argument(
         "--json", dest="format", action="store_const", const=JSONL, help="short for --format jsonl"
@@ -132,14 +141,14 @@ def _arguments(argv: Sequence[str] | None, *, prog: str) -> argparse.Namespace:
     parser.add_argument("--check", action="store_true", help="compare with the bundle's golden values")
     arguments = parser.parse_intermixed_args(argv)
     made = (arguments.check, arguments.save_prototypes, arguments.calibrate, arguments.classes)
-    if not arguments.images and not any(made):
-        parser.error("give at least one image or folder, or --check")
+    if not arguments.images and arguments.lines is None and not any(made):
+        parser.error("give at least one image, folder or string, or --check")
     if arguments.batch is None:
         arguments.batch = 1 if arguments.raw else FILES_TOGETHER
     for name, least in (("batch", 1), ("threads", 1), ("readers", 0)):
         if not least <= getattr(arguments, name) <= 1024:
             parser.error(f"--{name} {getattr(arguments, name)} is not from {least} to 1024")
-    if arguments.images.count(STDIN) > 1:
+    if [*arguments.images, arguments.lines].count(STDIN) > 1:
         parser.error("- is given twice, and the standard input is read once")
     return arguments
 
@@ -156,7 +165,11 @@ def _prepare(arguments: argparse.Namespace) -> Student:
         raise InferError(f"{student.path} has no classes, so there are no --scores.", exit_code=2)
     if arguments.masks is not None and not student.dense:
         raise InferError(f"{student.path} tells no class for each pixel, so no --masks.", exit_code=2)
-    if arguments.draft and (student.dense or student.sensor.input_name != "image" or arguments.raw):
+    if arguments.lines is not None and student.sensor.many is None:
+        raise InferError(
+            f"--lines is for a student of strings; {student.path} takes a {student.sensor.noun}.", exit_code=2
+        )
+    if arguments.draft and (not student.sensor.drafts or arguments.raw):
         raise InferError(
             "--draft is for JPEG files of a student that resizes them, and not for this.", exit_code=2
         )
@@ -208,6 +221,8 @@ def _tasks(arguments: argparse.Namespace, student: Student) -> tuple[Iterable[Ta
         form = raw_form(arguments.raw, student)
         width = max([0, *(len(printable(name)) for name in arguments.images)]) + RAW_WIDTH - len(STDIN)
         return (task for name in arguments.images for task in raw_tasks(name, form)), width, 0
+    if student.sensor.many is not None:
+        return _strings(arguments, student), max([0, *(len(printable(one)) for one in arguments.images)]), 0
     files, exit_code = _files(arguments.images, student)
     _refuse_same_masks(arguments.masks, [one for one in files if one is not None])
     width = max([0, *(len(printable(str(one or STDIN))) for one in files)])
@@ -218,6 +233,17 @@ def _tasks(arguments: argparse.Namespace, student: Student) -> tuple[Iterable[Ta
         for one in files
     )
     return tasks, width, exit_code
+
+
+def _strings(arguments: argparse.Namespace, student: Student) -> Iterator[Task]:
+    """Words that are inputs themselves, and the lines of a file or of the standard input."""
+    for word in arguments.images:
+        if word == STDIN:
+            yield from line_tasks(student, word)
+        else:
+            yield word_task(student, word)
+    if arguments.lines is not None:
+        yield from line_tasks(student, arguments.lines)
 
 
 def _refuse_same_masks(masks: Path | None, files: Sequence[Path]) -> None:
@@ -265,13 +291,15 @@ def _tell_all(
             given, prediction = found
             if given.reading.frames > 1:
                 tell(f"note: {given.name} has {given.reading.frames} frames; the first is used.")
+            if given.reading.cut_bytes:
+                tell(f"note: {given.name} is too long; its last {given.reading.cut_bytes} bytes are cut off.")
             try:
                 record, text = answer(student, given, prediction, wanted)
             except InferError as error:
                 exit_code = complain(error)
                 continue
             if arguments.save_gallery is not None:
-                kept[record["file"]] = record["embedding"]
+                kept[record[student.sensor.key]] = record["embedding"]
             printer.answer(record, text)
     return exit_code, kept
 
@@ -291,7 +319,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "infer.py") -> int:
         # Libraries warn of odd files; what is odd comes as an error. Filters belong to all threads.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _answer_all(arguments, _prepare(arguments)) if arguments.images else _only(arguments)
+            return _answered(arguments, _prepare(arguments))
     except InferError as error:
         return complain(error)
     except OutputError as error:
@@ -304,10 +332,9 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "infer.py") -> int:
         return complain(InferError(f"The model cannot be used: {reason_of(error)}.", exit_code=4))
 
 
-def _only(arguments: argparse.Namespace) -> int:
-    """What is done without an input."""
-    _prepare(arguments)
-    return 0
+def _answered(arguments: argparse.Namespace, student: Student) -> int:
+    """Answer what is given; without an input all is done."""
+    return _answer_all(arguments, student) if arguments.images or arguments.lines is not None else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is to be answered: files, standard input, frames one after another; read while the engine computes.
+"""What is to be answered: files, strings, the standard input, frames; read while the engine computes.
 
 It becomes a part of the bundle's one infer.py (`export.device.assemble`), so it imports nothing of edgecmd
 but what becomes a part of it too.
@@ -22,20 +22,20 @@ import numpy as np
 from edgecmd.data.user_files.decode import reason_of
 from export.device.reading import (
     FOLDER,
-    MAX_PIXELS,
     MAX_PNM_BYTES,
     InferError,
     Reading,
     kind_of,
     out_of_memory,
-    with_channels,
 )
-from export.device.sensors import FULL_SCALE, heard, measured_depth
+from export.device.sensors import RawForm, line_of, named, string_reading, text_of
 from export.device.student import Student
 
 STDIN = "-"
 # Width and height of frames and, if they are not the model's, channels; or the samples of a recording.
 RAW = re.compile(r"(\d{1,9})(?:x(\d{1,9})(?:x([13]))?)?")
+# A line of strings that is longer is no line of strings.
+MOST_LINE = 2**20
 # A group of inputs is computed as soon as it has so many bytes: some 20 colour images of 0.5 megapixels.
 GROUP_BYTES = 2**25
 # How files begin, and the ending that tells their reader.
@@ -134,41 +134,61 @@ def standard_input() -> BufferedIOBase:
     return cast("BufferedIOBase", sys.stdin.buffer)
 
 
-class RawForm(NamedTuple):
-    """What a frame without a header is: its shape, the type of its numbers, what makes an input of it."""
-
-    shape: tuple[int, ...]
-    dtype: str
-    finish: Callable[[str, np.ndarray], np.ndarray]
-
-
 def raw_form(text: str, student: Student) -> RawForm:
     """The form of frames that ``--raw`` tells, for this kind of input.
 
     Raises:
-        InferError: It is another form; the message has those that are allowed.
+        InferError: It is another form, or there is none; the message has those that are allowed.
     """
-    match = RAW.fullmatch(text)
-    sizes = [int(one) for one in match.groups() if one] if match else []
-    kind, channels = student.sensor.input_name, student.channels
-    if kind == "wave" and len(sizes) == 1 and 0 < sizes[0] <= MAX_PIXELS:
-        return RawForm((sizes[0],), "<i2", _finish_wave)
-    if kind != "wave" and len(sizes) >= 2 and 0 < sizes[0] * sizes[1] <= MAX_PIXELS:
-        if kind == "depth" and sizes[2:] in ([], [1]):
-            return RawForm((sizes[1], sizes[0], 1), "<u2", measured_depth)
-        if kind == "image":
-            shape = (sizes[1], sizes[0], sizes[2] if len(sizes) > 2 else channels)
-            return RawForm(shape, "u1", lambda _, values: with_channels(values, channels))
-    allowed = {
-        "image": "WIDTHxHEIGHT of 8-bit pixels, or WIDTHxHEIGHTx1 (grey) and x3 (red, green, blue)",
-        "depth": "WIDTHxHEIGHT of 16-bit millimetres, low byte first",
-        "wave": f"the number of samples of a recording, 16 bits, low byte first, at {student.rate_hz} Hz",
-    }
-    raise InferError(f"--raw {text} is not allowed; it is {allowed[kind]}.", exit_code=2)
+    sensor, match = student.sensor, RAW.fullmatch(text)
+    if sensor.raw is None:
+        raise InferError(f"--raw is for frames without a header; a {sensor.noun} is none.", exit_code=2)
+    form = sensor.raw([int(one) for one in match.groups() if one], student.channels) if match else None
+    if form is None:
+        allowed = sensor.raw_words.format(**student.preprocess)
+        raise InferError(f"--raw {text} is not allowed; it is {allowed}.", exit_code=2)
+    return form
 
 
-def _finish_wave(name: str, samples: np.ndarray) -> np.ndarray:
-    return heard(name, np.asarray(samples / np.float32(FULL_SCALE), np.float32))
+def word_task(student: Student, word: str) -> Task:
+    """A word of the command line that is an input itself."""
+
+    def read() -> Given:
+        return Given(word, "", string_reading(word, preprocess=student.preprocess))
+
+    return Task(partial(tried, word, read))
+
+
+def line_tasks(student: Student, path: str) -> Iterator[Task]:
+    """Strings of a file or of the standard input, one a line; each is read when its turn comes.
+
+    A line is answered before the next is there, so a program may ask one after another through a pipe.
+    """
+    try:
+        if path != STDIN and kind_of(Path(path)) == FOLDER:
+            raise InferError(f"{path} is a folder; --lines takes a file.", exit_code=2)
+        with standard_input() if path == STDIN else open(path, "rb") as stream:  # noqa: PTH123 - "./-" too
+            num = 0
+            for num, line in enumerate(iter(partial(stream.readline, MOST_LINE), b""), start=1):
+                yield _line_task(student, path, num, line)
+        if not num:
+            raise InferError(f"{path} is empty; allowed is one string a line.", exit_code=4)
+    except (InferError, OSError, ValueError) as error:
+        why = error if isinstance(error, InferError) else None
+        why = why or InferError(f"{path} cannot be read: {reason_of(error)}.", exit_code=4)
+        yield Task(partial(Failed, path, why))
+
+
+def _line_task(student: Student, path: str, num: int, line: bytes) -> Task:
+    def read() -> Given:
+        where = f"{path}, line {num},"
+        if len(line) == MOST_LINE:
+            raise InferError(f"{where} has {MOST_LINE:,} bytes or more.", exit_code=4)
+        bare = line_of(line, first=num == 1)
+        reading = named(path, num, bare, preprocess=student.preprocess)
+        return Given(text_of(bare, where=where), "", reading)
+
+    return Task(partial(tried, f"{path}, line {num}", read))
 
 
 def raw_tasks(path: str, form: RawForm) -> Iterator[Task]:

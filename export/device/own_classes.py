@@ -33,7 +33,7 @@ NUM_TOP_SIMILAR = 3
 
 
 class Embedder(NamedTuple):
-    """What embeds a file: a function to (D,), endings and noun of its files, D, and the model's digest."""
+    """What embeds the inputs of a file: a function to (N, D); endings, noun, D, the model's digest."""
 
     embed: Callable[[Path], np.ndarray]
     suffixes: tuple[str, ...]
@@ -49,7 +49,7 @@ def read_examples(folder: Path, embedder: Embedder) -> dict[str, np.ndarray]:
         InferError: There is none, a class has none, or a file cannot be read.
     """
     files = example_files(folder, suffixes=embedder.suffixes)
-    return {name: np.stack([embedder.embed(one) for one in few]) for name, few in files.items()}
+    return {name: np.concatenate([embedder.embed(one) for one in few]) for name, few in files.items()}
 
 
 def read_part(path: Path, embedder: Embedder) -> tuple[Prototypes, dict[str, np.ndarray]]:
@@ -123,7 +123,7 @@ def measured(
         InferError: A file cannot be read, or there are too few.
     """
     files = inputs_in(strangers, suffixes=embedder.suffixes, noun=embedder.noun, tell=tell)
-    rows = np.stack([embedder.embed(one) for one in files])
+    rows = np.concatenate([embedder.embed(one) for one in files])
     if known is None:
         cosines = [left_out(classes, name, found) for name, found in examples.items()]
     else:

@@ -157,7 +157,8 @@ class Printer:
     """
 
     def __init__(self, sink: Sink, *, form: str, student: Student, width: int = 0) -> None:
-        self.sink, self.student, self.width = sink, student, max(width, len("file"))
+        self.sink, self.student, self.key = sink, student, student.sensor.key
+        self.width = max(width, len(self.key))
         self._write: Callable[[Mapping[str, Any], str], None] = {
             TEXT: self._text,
             JSONL: self._json,
@@ -177,13 +178,14 @@ class Printer:
     def end(self) -> None:
         """Tell what goes behind all answers."""
         if self._form == NPY:
-            self.sink.data(npy_bytes(self._rows, dim=self.student.embedding_dim))
+            self.sink.data(npy_bytes(self._rows, dim=self.student.embedding_dim, key=self.key))
         self.sink.keep()
 
     def _text(self, record: Mapping[str, Any], text: str) -> None:
         if not self._num:
-            self.sink.line(f"{'file':<{self.width}}  {'classes' if self.student.classes else 'embedding'}")
-        self.sink.line(f"{printable(record['file']):<{self.width}}  {text}")
+            what = "classes" if self.student.classes else "embedding"
+            self.sink.line(f"{self.key:<{self.width}}  {what}")
+        self.sink.line(f"{printable(record[self.key]):<{self.width}}  {text}")
 
     def _json(self, record: Mapping[str, Any], _: str) -> None:
         self.sink.line(json.dumps({**record, "embedding": record["embedding"].tolist()}))
@@ -195,12 +197,13 @@ class Printer:
         self.sink.line(_row([*cells.values()]))
 
     def _keep(self, record: Mapping[str, Any], _: str) -> None:
-        self._rows.append((record["file"], record["embedding"]))
+        self._rows.append((record[self.key], record["embedding"]))
 
 
 def cells_of(record: Mapping[str, Any], student: Student) -> dict[str, object]:
     """An answer as the cells of a table; of one student and one choice of options always the same columns."""
-    cells: dict[str, object] = {name: record[name] for name in ("file", "frame", "resized") if name in record}
+    first = (student.sensor.key, "frame", "resized", "cut_bytes")
+    cells: dict[str, object] = {name: record[name] for name in first if name in record}
     if record.get("top"):
         cells.update(record["top"][0])
     cells.update({f"score:{name}": value for name, value in record.get("scores", {}).items()})
@@ -223,13 +226,13 @@ def _row(cells: list[object]) -> str:
     return text.getvalue()
 
 
-def npy_bytes(rows: list[tuple[str, np.ndarray]], *, dim: int) -> bytes:
-    """An .npy of records with the fields ``file`` and ``embedding`` (D,); it needs no pickle.
+def npy_bytes(rows: list[tuple[str, np.ndarray]], *, dim: int, key: str = "file") -> bytes:
+    """An .npy of records with the fields ``key`` and ``embedding`` (D,); it needs no pickle.
 
     Names and rows are in one file, so that they cannot get out of step.
     """
     width = max([1, *(len(name) for name, _ in rows)])
-    table = np.zeros(len(rows), dtype=[("file", f"<U{width}"), ("embedding", "<f4", (dim,))])
+    table = np.zeros(len(rows), dtype=[(key, f"<U{width}"), ("embedding", "<f4", (dim,))])
     for place, (name, embedding) in enumerate(rows):
         table[place] = (name, embedding)
     buffer = io.BytesIO()

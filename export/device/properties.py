@@ -32,6 +32,7 @@ class Properties(NamedTuple):
     embedding_dim: int
     classes: tuple[str, ...]
     preprocess: dict[str, Any]
+    front_end: str
     sensor: Sensor
     rate_hz: int | float | None
 
@@ -104,15 +105,16 @@ def _read(properties: Mapping[str, str]) -> Properties:
         raise ValueError("two classes have one name")
     if not isinstance(preprocess, dict):
         raise ValueError("preprocess is no table")
-    sensor = SENSORS[properties.get("edgecmd.front_end", "image")]
-    if sensor.input_name == "wave":
-        for name in ("rate_hz", "least_samples"):
-            if not _is_above_zero(preprocess[name]):
-                raise ValueError(f"{name}={preprocess[name]!r} is no number above 0")
+    front_end = properties.get("edgecmd.front_end", "image")
+    sensor = SENSORS[front_end]
+    for name in sensor.needs:
+        if not _is_above_zero(preprocess[name]):
+            raise ValueError(f"{name}={preprocess[name]!r} is no number above 0")
     return Properties(
         profile=properties.get("edgecmd.profile", "fp32"),
         classes=tuple(classes),
         preprocess=preprocess,
+        front_end=front_end,
         sensor=sensor,
         rate_hz=preprocess.get("rate_hz"),
         **counts,
@@ -139,7 +141,7 @@ def _compare(found: Properties, *, inputs: Sequence[Any], outputs: Sequence[Any]
             raise ValueError(f"{what}={size}, but the output {output.name} has {given}")
     given = _size(inputs[0].shape, 3)
     # A student of depth sees a mask beside the one channel that is given.
-    if given not in (None, found.channels if found.sensor.input_name == "image" else 1):
+    if given not in (None, 1 if found.sensor.one_channel else found.channels):
         raise ValueError(f"channels={found.channels}, but the model takes {given}")
 
 

@@ -46,11 +46,15 @@ MAX_PNM_BYTES = 6 * MAX_PIXELS + 10_000
 
 
 class Reading(NamedTuple):
-    """An input of a file: its numbers, the frames of the file, by how much the decoder shrank it."""
+    """An input of a file: its numbers, the frames of the file, by how much the decoder shrank it.
+
+    Of a string also how many of its bytes were cut off; None of others.
+    """
 
     values: np.ndarray
     frames: int = 1
     shrunk: int = 1
+    cut_bytes: int | None = None
 
 
 class InferError(DecodeError):

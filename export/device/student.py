@@ -7,7 +7,7 @@ but what becomes a part of it too.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,7 +56,8 @@ class Student:
         embedding_dim: Dimension of the embedding.
         classes: Names of the classes; empty without.
         preprocess: What the graph does with the bytes.
-        sensor: What it takes: pictures, depth maps or recordings.
+        front_end: The kind of its input, a key of `SENSORS`.
+        sensor: What it takes: pictures, depth maps, recordings or strings.
         rate_hz: Of recordings, samples a second; None for others.
         dense: Whether it tells a class for each pixel.
         prototypes: Classes by example, which `with_prototypes` gave it; None without.
@@ -73,7 +74,8 @@ class Student:
         found = read_properties(self.path, properties, inputs=inputs, outputs=outputs)
         self.profile, self.image_size, self.channels = found.profile, found.image_size, found.channels
         self.embedding_dim, self.classes = found.embedding_dim, found.classes
-        self.preprocess, self.sensor, self.rate_hz = found.preprocess, found.sensor, found.rate_hz
+        self.preprocess, self.front_end, self.sensor = found.preprocess, found.front_end, found.sensor
+        self.rate_hz = found.rate_hz
         if profile not in (None, self.profile):
             raise InferError(f"{self.path} has profile={self.profile}, not {profile}.", exit_code=2)
         self.outputs = [one.name for one in outputs]
@@ -81,11 +83,14 @@ class Student:
         self.prototypes: Prototypes | None = None
         self._joined = False
 
-    def __call__(self, inputs: np.ndarray, *, rate_hz: int | float | None = None) -> Prediction:
-        """Embed pictures (batch, height, width, channels), depth maps or recordings (batch, samples).
+    def __call__(
+        self, inputs: np.ndarray | Sequence[str], *, rate_hz: int | float | None = None
+    ) -> Prediction:
+        """Embed pictures (batch, height, width, channels), depth maps, recordings (batch, samples), strings.
 
         Args:
-            inputs: Of any size; the graph resizes them as the training data was. At least 1.
+            inputs: Of any size; the graph resizes them as the training data was. At least 1. Strings are a
+                list of str, or bytes (batch, bytes).
             rate_hz: Of recordings; give it, and another than the model's is refused.
 
         Raises:
@@ -117,7 +122,7 @@ class Student:
         return Prediction(outputs[0], outputs[1] if len(self.outputs) > 1 else None)
 
     def read(self, path: Path) -> np.ndarray:
-        """One input from a file: a picture, a depth map, or a WAV of the model's rate."""
+        """One input from a file: a picture, a depth map, a WAV of the model's rate, or a line of text."""
         return self.reading(path).values
 
     def reading(self, path: Path, *, draft: bool = False) -> Reading:
@@ -196,8 +201,10 @@ def make_prototypes(
 
 
 def _embedded(student: Student, path: Path) -> np.ndarray:
-    """Embedding (dim,) of a file."""
-    return np.asarray(_predicted(student, path, student.read(path)).embedding[0])
+    """Embeddings (N, dim) of the inputs of a file: 1, or of strings one a line."""
+    sensor = student.sensor
+    every = sensor.read_all(path, channels=student.channels, preprocess=student.preprocess)
+    return np.concatenate([_predicted(student, path, one.values).embedding for one in every])
 
 
 def _predicted(student: Student, path: Path, given: np.ndarray) -> Prediction:

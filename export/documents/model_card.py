@@ -10,6 +10,7 @@ from edgecmd.report.privacy import claim
 from export.device.reading import LEAST_PILLOW
 from export.documents.provenance import Provenance
 from export.documents.requirements import requirements_text
+from export.graph.front_graph import KINDS
 from export.graph.frontends import FRONT_ENDS
 from export.graph.spec import EXAMPLES, LINEAR, MASKS
 
@@ -163,7 +164,7 @@ def _what(report: Mapping[str, Any]) -> str:
     classes = [markdown_text(name) for name in report["classes"]]
     if not classes:
         return text + "."
-    if report["front_end"].endswith("-dense"):
+    if KINDS[report["front_end"]].dense:
         return (
             f"{text} (the mean over its places), and the output `mask`: logits of {len(classes)} classes at"
             f" each pixel ({report['classes_by']}): {', '.join(classes)}. A pixel's class is the largest."

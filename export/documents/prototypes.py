@@ -56,7 +56,11 @@ def read_examples(folder: Path, spec: ExportSpec) -> dict[str, list[np.ndarray]]
     try:
         classes = example_files(folder, suffixes=sensor.suffixes)
         found = {
-            name: [sensor.read(path, channels=spec.channels, preprocess=preprocess).values for path in files]
+            name: [
+                one.values
+                for path in files
+                for one in sensor.read_all(path, channels=spec.channels, preprocess=preprocess)
+            ]
             for name, files in sorted(classes.items())
         }
     except InferError as error:

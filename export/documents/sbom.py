@@ -12,6 +12,7 @@ from edgecmd.models.students import STUDENTS
 from edgecmd.report.privacy import claim
 from export.documents.model_card import LIMITS, Metric, metrics_of, own_costs
 from export.documents.provenance import Provenance
+from export.graph.front_graph import KINDS
 
 SPEC_VERSION = "1.6"
 NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:edgecmd:ml-bom")
@@ -80,7 +81,7 @@ def _model_card(report: Mapping[str, Any], provenance: Provenance) -> dict[str, 
             "inputs": [{"format": f"{report['front_end']}, see edgecmd.preprocess in the file"}],
             "outputs": [
                 {"format": name}
-                for name in ("embedding", "mask" if report["front_end"].endswith("-dense") else "scores")[
+                for name in ("embedding", "mask" if KINDS[report["front_end"]].dense else "scores")[
                     : 1 + bool(report["classes"])
                 ]
             ],

@@ -160,7 +160,7 @@ def _whole_cases(copy: Path, cards: Sequence[Card]) -> list[Case]:
     ]
     made += [
         Case(name=name, inputs=raw, expected={}, limit=loose)
-        for name, raw in at_uneven_sizes(own.inputs).items()
+        for name, raw in at_uneven_sizes(own.inputs, cards[0].front_end).items()
     ]
     return made
 
@@ -178,7 +178,7 @@ def _core_cases(copy: Path, card: Card, cards: Sequence[Card]) -> list[Case]:
             expected = {name: values[part] for name, values in one.outputs.items()}
             made.append(Case(name="golden", inputs=one.inputs[part], expected=expected, limit=one.tolerance))
     raw = read_golden(copy / GOLDEN, [one for one in cards if not one.core])[MODEL][0].inputs
-    for name, uneven in at_uneven_sizes(raw).items():
+    for name, uneven in at_uneven_sizes(raw, card.front_end).items():
         seen = seen_by_torch(uneven, spec_of(card))
         if seen.shape == made[0].inputs.shape:
             made.append(Case(name=name, inputs=seen, expected={}, limit=made[0].limit))

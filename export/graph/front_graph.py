@@ -20,6 +20,7 @@ from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from edgecmd.data.modalities.depth import DEPTH_OFFSET_M, DEPTH_SCALE_M
 from edgecmd.data.user_files.images import WHITE
+from edgecmd.data.user_files.string_bytes import MOST_GIVEN
 from edgecmd.models.students import INPUT_MULTIPLE
 from edgecmd.settings import CROP, PAD, SQUEEZE
 
@@ -66,6 +67,7 @@ class FrontGraph:
         after: Nodes from `WHOLE` to ``mask``; of dense students with a head alone.
         constants: What both take.
         shape: Sizes of `SCALED` behind the batch; None where it follows the input's.
+        sizes: That its free axes are tried with, see `Kind`.
     """
 
     input: ValueInfoProto
@@ -73,6 +75,7 @@ class FrontGraph:
     after: tuple[NodeProto, ...]
     constants: tuple[TensorProto, ...]
     shape: tuple[int | None, ...]
+    sizes: tuple[int, ...]
 
 
 @dataclass(kw_only=True, slots=True)
@@ -292,6 +295,11 @@ def _wave(nodes: _Nodes, _: FrontSettings) -> None:
     nodes.add("Unsqueeze", ["wave", nodes.constant("axes", [1, 2])], SCALED)
 
 
+def _text(nodes: _Nodes, _: FrontSettings) -> None:
+    number = nodes.add("Cast", ["text"], "float", to=TensorProto.FLOAT)
+    nodes.add("Unsqueeze", [number, nodes.constant("axes", [1, 2])], SCALED)
+
+
 def _crop(nodes: _Nodes) -> None:
     """Masks at the size of the input, whose border was continued."""
     zero, one, value = PREFIX + "zero", PREFIX + "one", WHOLE
@@ -299,38 +307,99 @@ def _crop(nodes: _Nodes) -> None:
         value = nodes.add("Slice", [value, zero, PREFIX + name, f"{PREFIX}{name}_axis", one], output)
 
 
+# Sizes that free axes are tried with: of one usual input, and of larger ones up to the largest that a device
+# takes (of pictures and maps the side of a square of that area, of recordings samples, of strings bytes).
+SIDES, SAMPLES, BYTES = (256, 16, 1024, 8192), (16000, 256, 1 << 20, 1 << 26), (48, 16, 256, MOST_GIVEN)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Kind:
-    """A front end: its nodes, its input, and the sizes of what the student sees."""
+class Kind:
+    """All that the file of one kind of input is known by; nothing else asks for a kind by its name.
+
+    Attributes:
+        build: Writes its nodes.
+        input: Name of the graph's input.
+        dtype: Of its elements.
+        axes: Names of its free axes behind the batch: two of a grid, whose channels follow, one of a line.
+        raw_channels: Channels of a grid, by what the student sees.
+        student_channels: Channels that the student sees.
+        square: Whether the student sees a square of fixed side.
+        dense: Whether the student tells a class for each pixel.
+        has_rate: Whether a file is for one sampling rate.
+        sizes: That free axes are tried with: the usual one, then others up to the largest.
+        large: Sizes of the free axes of the large input that a file is tried with.
+    """
 
     build: Callable[[_Nodes, FrontSettings], None]
     input: str
     dtype: int
-    student_channels: Callable[[FrontSettings], int]
+    axes: tuple[str, ...] = ("height", "width")
+    raw_channels: Callable[[int], int] = lambda channels: channels
+    student_channels: Callable[[FrontSettings], int] = lambda one: one.channels
     square: bool = True
+    dense: bool = False
+    has_rate: bool = False
+    sizes: tuple[int, ...] = SIDES
+    large: tuple[int, ...] = (1200, 1600)
+
+    @property
+    def is_line(self) -> bool:
+        """Whether an input is a line of numbers, and no grid of pixels."""
+        return len(self.axes) == 1
+
+    @property
+    def rank(self) -> int:
+        """Axes of the raw input."""
+        return 2 if self.is_line else 4
 
 
-KINDS: Mapping[str, _Kind] = {
-    "image": _Kind(
-        build=_image, input="image", dtype=TensorProto.UINT8, student_channels=lambda one: one.channels
+KINDS: Mapping[str, Kind] = {
+    "image": Kind(build=_image, input="image", dtype=TensorProto.UINT8),
+    "depth16": Kind(
+        build=_depth,
+        input="depth",
+        dtype=TensorProto.UINT16,
+        raw_channels=lambda _: 1,
+        student_channels=lambda _: 2,
     ),
-    "depth16": _Kind(build=_depth, input="depth", dtype=TensorProto.UINT16, student_channels=lambda _: 2),
-    "image-dense": _Kind(
+    "image-dense": Kind(
         build=_dense_image,
         input="image",
         dtype=TensorProto.UINT8,
-        student_channels=lambda one: one.channels,
         square=False,
+        dense=True,
+        large=(768, 1024),
     ),
-    "depth16-dense": _Kind(
+    "depth16-dense": Kind(
         build=_dense_depth,
         input="depth",
         dtype=TensorProto.UINT16,
+        raw_channels=lambda _: 1,
         student_channels=lambda _: 2,
         square=False,
+        dense=True,
+        large=(768, 1024),
     ),
-    "wave": _Kind(
-        build=_wave, input="wave", dtype=TensorProto.FLOAT, student_channels=lambda _: 1, square=False
+    "wave": Kind(
+        build=_wave,
+        input="wave",
+        dtype=TensorProto.FLOAT,
+        axes=("samples",),
+        student_channels=lambda _: 1,
+        square=False,
+        has_rate=True,
+        sizes=SAMPLES,
+        large=(1 << 20,),
+    ),
+    "text": Kind(
+        build=_text,
+        input="text",
+        dtype=TensorProto.UINT8,
+        axes=("bytes",),
+        student_channels=lambda _: 1,
+        square=False,
+        sizes=BYTES,
+        large=(MOST_GIVEN,),
     ),
 }
 
@@ -352,12 +421,11 @@ def front_graph(name: str, settings: FrontSettings, *, mask: bool = False) -> Fr
     before = tuple(nodes.nodes)
     if mask:
         _crop(nodes)
-    if kind.input == "wave":
-        sizes: list[str | int] = ["batch", "samples"]
+    sizes: list[str | int] = ["batch", *kind.axes]
+    if kind.is_line:
         shape: tuple[int | None, ...] = (1, 1, None)
     else:
-        last = 1 if kind.input == "depth" else settings.channels
-        sizes = ["batch", "height", "width", last]
+        sizes.append(kind.raw_channels(settings.channels))
         side = settings.side if kind.square else None
         shape = (kind.student_channels(settings), side, side)
     return FrontGraph(
@@ -366,6 +434,7 @@ def front_graph(name: str, settings: FrontSettings, *, mask: bool = False) -> Fr
         after=tuple(nodes.nodes[len(before) :]),
         constants=tuple(nodes.constants.values()),
         shape=shape,
+        sizes=kind.sizes,
     )
 
 

@@ -105,8 +105,13 @@ def wave_golden(spec: ExportSpec) -> tuple[np.ndarray, np.ndarray]:
 
 def wave_variants(waves: np.ndarray, _: ExportSpec) -> dict[str, np.ndarray]:
     """``waves`` at their own length, repeated to a greater one, and cut."""
+    return {str(waves.shape[1]): waves, **uneven_waves(waves)}
+
+
+def uneven_waves(waves: np.ndarray) -> dict[str, np.ndarray]:
+    """``waves`` repeated to a greater length, and cut."""
     length = waves.shape[1]
-    sizes = (length, _longer(length), max(length - length // 4 - 1, WINDOW_SAMPLES))
+    sizes = (_longer(length), max(length - length // 4 - 1, WINDOW_SAMPLES))
     return {str(size): np.ascontiguousarray(waves[:, np.arange(size) % length]) for size in sizes}
 
 

@@ -17,15 +17,22 @@ import torch
 from torch import Tensor, nn
 
 from edgecmd.core.errors import ConfigError
-from edgecmd.data.modalities.log_mel import WINDOW_SAMPLES
 from edgecmd.data.modalities.row import Modality
-from export.graph import front_dense, front_depth, front_image, front_wave
+from export.graph import front_dense, front_depth, front_image, front_text, front_wave
 from export.graph.spec import ExportSpec
 
 
 def square_tracing(spec: ExportSpec) -> tuple[Tensor, dict[int, Any]]:
     """Two blank inputs of the student's own size; only their number is free."""
     return torch.zeros((2, spec.channels, spec.image_size, spec.image_size)), {0: "batch"}
+
+
+def uneven_pictures(raw: np.ndarray) -> dict[str, np.ndarray]:
+    """Pictures and depth maps of twice the size, and of three that are no multiples of it."""
+    length = raw.shape[1]
+    short, long = length // 2 + 1, 2 * length + length // 2 + 1
+    sizes = ((2 * length, 2 * length), (3 * length + 4, long - 1), (short, long), (long, short))
+    return {f"{height}x{width}": front_depth.nearest(raw, height, width) for height, width in sizes}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +53,7 @@ class FrontEnd:
             be written in another language; empty where there is no profile `core`.
         scaled_tolerance: Largest difference of what two such programs make of one raw input.
         shape: Of one stored input of the student's own size.
+        uneven: Raw inputs of the student's own size at others, by name, see `at_uneven_sizes`.
         rewrite: Changes the traced file in place, where the exporter cannot write what is wanted.
     """
 
@@ -61,6 +69,7 @@ class FrontEnd:
     steps: Callable[[ExportSpec], Sequence[str]] = lambda _: ()
     scaled_tolerance: Callable[[ExportSpec], float] = lambda _: 1e-4
     shape: Callable[[ExportSpec], tuple[int, ...]] = lambda spec: spec.image_shape
+    uneven: Callable[[np.ndarray], dict[str, np.ndarray]] = uneven_pictures
     rewrite: Callable[[onnx.ModelProto], None] = lambda _: None
 
 
@@ -122,24 +131,32 @@ FRONT_ENDS: dict[str, FrontEnd] = {
         steps=front_wave.wave_steps,
         dtype=np.int16,
         shape=lambda spec: (spec.image_size,),
+        uneven=front_wave.uneven_waves,
         rewrite=front_wave.generate_basis,
+    ),
+    "text": FrontEnd(
+        input_name="text",
+        module=front_text.TextFrontEnd,
+        tracing=front_text.text_tracing,
+        metadata=front_text.text_metadata,
+        golden=front_text.text_golden,
+        variants=front_text.text_variants,
+        takes=front_text.text_takes,
+        example='"dog"',
+        steps=front_text.text_steps,
+        shape=lambda spec: (spec.image_size,),
+        uneven=front_text.uneven_text,
     ),
 }
 
 
-def at_uneven_sizes(raw: np.ndarray) -> dict[str, np.ndarray]:
+def at_uneven_sizes(raw: np.ndarray, front_end: str) -> dict[str, np.ndarray]:
     """The first of some raw inputs of the student's own size at others, by name.
 
-    Pictures and depth maps: twice the size, and three that are no multiples of it; recordings: a longer and
-    a shorter one. Engines that are right at the own size were seen to be wrong at these.
+    Pictures and depth maps: twice the size, and three that are no multiples of it; recordings and strings: a
+    longer and a shorter one. Engines that are right at the own size were seen to be wrong at these.
     """
-    length = raw.shape[1]
-    if raw.ndim == 2:
-        lengths = (length + length // 2 + 1, max(length - length // 4 - 1, WINDOW_SAMPLES))
-        return {str(one): np.ascontiguousarray(raw[:1, np.arange(one) % length]) for one in lengths}
-    short, long = length // 2 + 1, 2 * length + length // 2 + 1
-    sizes = ((2 * length, 2 * length), (3 * length + 4, long - 1), (short, long), (long, short))
-    return {f"{height}x{width}": front_depth.nearest(raw[:1], height, width) for height, width in sizes}
+    return FRONT_ENDS[front_end].uneven(raw[:1])
 
 
 def front_end_of(modality: Modality, *, dense: bool) -> str:

@@ -11,9 +11,9 @@ from jaxtyping import Float
 from edgecmd.core.errors import ExportError
 from edgecmd.models.students import is_dense
 from edgecmd.settings import FITS, SQUEEZE
+from export.graph.front_graph import KINDS
 
 FORMAT_VERSION = "1"
-WAVE = "wave"
 # A mask has a byte a pixel.
 MOST_MASK_CLASSES = 256
 # What the classes of a bundle were made of.
@@ -60,8 +60,8 @@ class ExportSpec:
 
     Attributes:
         architecture: A key of `edgecmd.models.students.STUDENTS`.
-        image_size: Side of the square that the student sees, in pixels; of recordings, their usual length in
-            samples.
+        image_size: Side of the square that the student sees, in pixels; of recordings and strings, their
+            usual length in samples or bytes.
         channels: Channels that the student sees; of depth 2, the metres and the mask.
         embedding_dim: Dimension of the embedding, D.
         offset: ``data.target_offset``: the value in [0, 1] that the student sees as zero; for images alone.
@@ -70,7 +70,7 @@ class ExportSpec:
         head: Classifier on the embedding, or None for the embedding alone.
         front_end: A key of `export.graph.frontends.FRONT_ENDS`: what the raw input is.
         fit: ``data.fit``: what the graph does with images and depth maps that are not square; of dense
-            students and recordings, which it does not resize, nothing.
+            students, recordings and strings, which it does not resize, nothing.
         rate_hz: ``data.sampling_rate_hz`` of recordings, the one rate that the file takes; 0 for others.
 
     Raises:
@@ -96,7 +96,8 @@ class ExportSpec:
                 raise ExportError(f"{name}={getattr(self, name)} must be at least 1.")
         if self.fit not in FITS:
             raise ExportError(f"fit={self.fit!r:.80} is unknown. Allowed: {', '.join(FITS)}.")
-        if (self.rate_hz > 0) != (self.front_end == WAVE):
+        kind = KINDS.get(self.front_end)
+        if (self.rate_hz > 0) != (kind is not None and kind.has_rate):
             raise ExportError(
                 f"rate_hz={self.rate_hz} does not go with front_end={self.front_end!r}. Recordings need the"
                 " rate that the student was trained at (data.sampling_rate_hz; for pairs in Python"
@@ -126,7 +127,7 @@ class ExportSpec:
     @property
     def raw_channels(self) -> int:
         """Channels of the raw input: of depth 1, of which the student sees metres and mask."""
-        return 1 if self.front_end.startswith("depth") else self.channels
+        return KINDS[self.front_end].raw_channels(self.channels)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

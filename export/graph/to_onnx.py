@@ -49,6 +49,7 @@ def to_onnx(deployable: Deployable) -> bytes:
     refuse_training(deployable)
     model = _trace(deployable)
     check_form(model)
+    name_values(model)
     name_nodes(model)
     FRONT_ENDS[deployable.spec.front_end].rewrite(model)
     put_before(model, front_of(deployable.spec))
@@ -175,6 +176,23 @@ def check_form(model: onnx.ModelProto, *, opsets: Container[int] = (OPSET,)) -> 
     outside = [one.name for one in model.graph.initializer if one.data_location == onnx.TensorProto.EXTERNAL]
     if outside:
         raise ExportError(f"The exporter left the weight {outside[0]} outside the file.")
+
+
+def name_values(model: onnx.ModelProto) -> None:
+    """Give each value a name of its own, in place: the exporter names those inside after the modules.
+
+    A student with a module ``embedding`` has such a value beside the output of that name. Of two values with
+    one name the later is the output.
+    """
+    made = [name for node in model.graph.node for name in node.output]
+    left, inside = {name: made.count(name) for name in made}, dict[str, str]()
+    for node in model.graph.node:
+        node.input[:] = [inside.get(name, name) for name in node.input]
+        for place, name in enumerate(node.output):
+            left[name] -= 1
+            inside.pop(name, None)
+            if left[name]:
+                inside[name] = node.output[place] = f"inside.{name}.{left[name]}"
 
 
 def name_nodes(model: onnx.ModelProto) -> None:

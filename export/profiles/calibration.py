@@ -14,7 +14,7 @@ from edgecmd.data.modalities.row import Pictures
 from edgecmd.data.modalities.table import modality_of, source_input
 from edgecmd.recipes.warm_start import drawings
 from edgecmd.training.task import Task
-from export.profiles.made_up import made_depth, made_sounds
+from export.profiles.made_up import made_depth, made_sounds, made_text
 from export.profiles.table import Calibration
 
 NUM_INPUTS = 128
@@ -49,15 +49,20 @@ def _sounds(task: Task, generator: np.random.Generator) -> tuple[np.ndarray, str
     return sounds, "made-up tones, chirps and noise"
 
 
+def _strings(task: Task, generator: np.random.Generator) -> tuple[np.ndarray, str]:
+    num_bytes = task.data.train.target.shape[1]
+    return made_text(NUM_INPUTS, num_bytes=num_bytes, generator=generator), "made-up words of many scripts"
+
+
 # Modalities that no public image can stand in for, and what does.
-MADE_UP = {"depth": _depth, "wave": _sounds}
+MADE_UP = {"depth": _depth, "wave": _sounds, "text": _strings}
 
 
 def calibration_of(task: Task, kind: str, *, seed: int) -> Calibration:
     """Calibration inputs of a task.
 
     For images: public ones, or made-up ones, reduced to outlines and tones as the warm start sees them. For
-    depth and sound there is no public set, so either kind is made up.
+    depth, sound and strings there is no public set, so either kind is made up.
 
     Args:
         task: Its public images, and how its targets are scaled.

@@ -21,7 +21,7 @@ from edgecmd.core.errors import ExportError
 from export.documents.requirements import LOWEST_OPSET, OPSET, lowest_ir_version
 from export.graph import front_wave
 from export.graph.deployable import EPSILON
-from export.graph.front_graph import PREFIX, SCALED, FrontSettings, front_graph
+from export.graph.front_graph import KINDS, PREFIX, SCALED, FrontSettings, front_graph
 
 # Programs in other languages that read a bundle with a core; they ship with edgecmd.
 SAMPLES = Path(__file__).resolve().parents[1] / "samples"
@@ -67,7 +67,7 @@ def core_of(model: ModelProto) -> ModelProto:
 def halves_of(model: ModelProto) -> Halves:
     """Front end and core of the float32 file; see `core_of`."""
     properties = {entry.key.removeprefix("edgecmd."): entry.value for entry in model.metadata_props}
-    if properties["front_end"].endswith("-dense"):
+    if KINDS[properties["front_end"]].dense:
         raise ExportError(
             f"A student of masks ({properties['architecture']}) has no core: it takes inputs of every size"
             f" and enlarges maps by Resize. {ONNXRUNTIME}"

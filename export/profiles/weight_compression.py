@@ -14,6 +14,9 @@ A network of depthwise convolutions has few numbers in its narrow layers, and ha
 layers are float16: measured for mobilenetv3_small_100 with GroupNorm, 3% more bytes bring the smallest cosine
 to the student from 0.9970 to 0.9999. EfficientNet-Lite0: 0.9996; narrow from 10,000 numbers on, 0.9994.
 
+So are narrow layers along a string, whose neighbours are bytes and not much alike: of a text-50k the smallest
+cosine is 0.9999 for 0.9985, and its file 1.9 times smaller than float32 for 2.5 times.
+
 Shapes: O output channels, G groups of inputs, M numbers in a group.
 """
 
@@ -36,6 +39,8 @@ GROUP_OF_MATRIX, GROUP_OF_CONVOLUTION = 32, 4
 CLIPS = np.linspace(0.6, 1.0, 21)
 # Below so many numbers a layer is narrow; and what is surely below float16's largest number.
 MOST_NARROW, MOST_HALF = 40_000, 2.0**15
+# The same for convolutions along a string.
+MOST_NARROW_LINE = 20_000
 # Position of the weight's output channels, by the operator that takes it as its second input.
 CHANNEL_AXIS = {"Conv": 0, "Gemm": 0, "MatMul": 1}
 
@@ -61,6 +66,12 @@ class StoredWeight:
         """Whether it is better kept in 16 bits beside depthwise convolutions."""
         small = self.depthwise or self.values.size < MOST_NARROW
         return small and bool(np.abs(self.values).max() < MOST_HALF)
+
+    @property
+    def is_narrow_line(self) -> bool:
+        """Whether it is a convolution along a string that is better kept in 16 bits."""
+        along = self.values.ndim == 4 and self.values.shape[2] == 1 < self.values.shape[3]
+        return along and self.values.size < MOST_NARROW_LINE and bool(np.abs(self.values).max() < MOST_HALF)
 
     @property
     def may_have_4_bits(self) -> bool:
@@ -101,7 +112,7 @@ def store(model: onnx.ModelProto, *, bits: int) -> onnx.ModelProto:
     small.graph.initializer.extend(kept)
     halved = any(weight.depthwise for weight in weights.values())
     for weight in weights.values():
-        if halved and weight.is_narrow:
+        if (halved and weight.is_narrow) or (bits == 8 and weight.is_narrow_line):
             _store_16_bits(small.graph, weight)
         elif bits == 4 and weight.may_have_4_bits:
             _store_4_bits(small.graph, weight)

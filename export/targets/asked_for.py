@@ -7,12 +7,14 @@ from pathlib import Path
 
 from edgecmd.core.errors import DataError, nearest
 from edgecmd.core.seeding import torch_generator
+from edgecmd.data.modalities.table import modality_for
 from edgecmd.data.user_files.reading import reading
 from edgecmd.models.students import STUDENTS, build_student, is_dense, student_row
 from export.graph.deployable import Deployable, rebuild
 from export.graph.fold_standardised import fold
-from export.graph.frontends import FRONT_ENDS
-from export.graph.spec import WAVE, ExportSpec
+from export.graph.front_graph import KINDS
+from export.graph.frontends import FRONT_ENDS, front_end_of
+from export.graph.spec import ExportSpec
 from export.graph.to_onnx import to_onnx
 from export.profiles.table import PROFILE_KEY, Calibration, choose_profiles, make_profile
 from export.trust.gate import gate
@@ -68,26 +70,33 @@ def built_in(architecture: str, *, image_size: int, profiles: str) -> dict[str, 
 
     Args:
         architecture: A key of `edgecmd.models.students.STUDENTS`.
-        image_size: Side of its input; recordings last a second instead.
+        image_size: Side of its input; recordings last a second instead, strings have their usual length.
         profiles: Such as ``w8,int8``.
 
     Raises:
         ConfigError: A profile is unknown.
     """
-    recordings = student_row(architecture).front != "none"
+    front_end = _front_end(architecture)
+    kind = KINDS[front_end]
+    line = RATE_HZ if kind.has_rate else kind.sizes[0]
     spec = ExportSpec(
         architecture=architecture,
-        image_size=RATE_HZ if recordings else image_size,
+        image_size=line if kind.is_line else image_size,
         channels=1,
         embedding_dim=EMBEDDING_DIM,
         offset=1.0,
         scale=-0.5,
         license="Apache-2.0",
-        front_end=WAVE if recordings else "image-dense" if is_dense(architecture) else "image",
-        rate_hz=RATE_HZ if recordings else 0,
+        front_end=front_end,
+        rate_hz=RATE_HZ if kind.has_rate else 0,
     )
     generator = torch_generator(0, "fits")
     student = build_student(architecture, in_channels=1, embedding_dim=EMBEDDING_DIM, generator=generator)
     data = to_onnx(Deployable(fold(rebuild(student, spec)), spec).eval())
     ranges = Calibration(inputs=FRONT_ENDS[spec.front_end].golden(spec)[0], description="made-up inputs")
     return {name: make_profile(data, name, calibration=ranges) for name in choose_profiles(profiles)}
+
+
+def _front_end(architecture: str) -> str:
+    """Of the first modality whose students begin as this one does; images come first."""
+    return front_end_of(modality_for(student_row(architecture).front), dense=is_dense(architecture))

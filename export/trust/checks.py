@@ -13,6 +13,7 @@ from edgecmd.core.errors import EdgecmdError
 from export.device.assemble import program
 from export.documents.sign import refuse_other_files, verify_signature
 from export.formats.format_table import FORMATS, format_of, model_of
+from export.graph.front_graph import KINDS
 from export.trust.contents import Card, check_contents, read_card
 from export.trust.errors import AGAIN, TrustError, content_of
 from export.trust.gate import GateLimits, gate_file
@@ -279,7 +280,7 @@ def _outputs(work: _Work, name: str, title: str) -> Check:
         return _core_outputs(work, card, golden, title)
     inputs = [one.inputs for one in golden]
     dims = [dim.dim_value for dim in work.models[name].graph.input[0].type.tensor_type.shape.dim]
-    large = large_inputs(dims, card.input_dtype, dense=card.dense)
+    large = large_inputs(dims, card.input_dtype, large=KINDS[card.front_end].large)
     tried = [*flat_inputs(inputs[0]), *large]
     found = run_model(work.copy / name, inputs, outputs=card.outputs, limits=work.sandbox, tried=tried)
     largest = max(compare(card, one, values) for one, values in zip(golden, found, strict=True))

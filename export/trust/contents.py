@@ -12,9 +12,9 @@ from onnx import ModelProto, helper
 from edgecmd.settings import FITS, SQUEEZE
 from export.device.properties import CORE
 from export.documents.requirements import lowest_ir_version, requirements, requirements_text
-from export.graph.front_graph import SCALED
+from export.graph.front_graph import KINDS, SCALED
 from export.graph.frontends import FRONT_ENDS
-from export.graph.spec import FORMAT_VERSION, WAVE, ExportSpec
+from export.graph.spec import FORMAT_VERSION, ExportSpec
 from export.trust.errors import AGAIN, TrustError, content_of
 from export.trust.gate import is_core
 from export.trust.listing import BOM, CARD, DEMO, LABELS, MODEL, REPORT, is_format, profile_of
@@ -65,7 +65,7 @@ class Card:
     @property
     def dense(self) -> bool:
         """Whether it tells something of each pixel."""
-        return self.front_end.endswith("-dense")
+        return KINDS[self.front_end].dense
 
     @property
     def core(self) -> bool:
@@ -124,6 +124,10 @@ def read_card(name: str, model: ModelProto) -> Card:
         )
     except (KeyError, ValueError, RecursionError) as error:
         raise TrustError(f"{name} has broken edgecmd properties: {error!r:.200}. {AGAIN}") from error
+    if card.front_end not in FRONT_ENDS:
+        raise TrustError(
+            f"{name} has front_end={card.front_end[:80]!r}; allowed are {', '.join(FRONT_ENDS)}. {AGAIN}"
+        )
     if profile_of(name) not in (None, profile):
         raise TrustError(f"{name} has edgecmd.profile={profile[:80]!r}; its name says another. {AGAIN}")
     if card.core != is_core(model):
@@ -181,11 +185,10 @@ def _refuse_contradictions(card: Card, model: ModelProto) -> None:
                 f"{card.file} has the output {one.name} of width {width.dim_value}, but its properties say"
                 f" {card.widths[one.name]}. {AGAIN}"
             )
-    # Of recordings, the core sees a log-mel image, whose sizes are those of the golden values.
-    if card.input_rank != 4 or card.front_end == WAVE:
+    # Of a line, such as a recording, the core's sizes are those of the golden values.
+    if card.input_rank != 4 or KINDS[card.front_end].is_line:
         return
-    channels = 1 if card.front_end.startswith("depth") else card.channels
-    expected = (card.image_size, card.image_size, channels)
+    expected = (card.image_size, card.image_size, KINDS[card.front_end].raw_channels(card.channels))
     if card.core:
         expected = (card.channels, card.image_size, card.image_size)
     for dim, size in zip(model.graph.input[0].type.tensor_type.shape.dim[1:], expected, strict=True):
@@ -219,10 +222,6 @@ def _refuse_other_preprocess(card: Card) -> None:
         raise TrustError(
             f"{card.file} has offset={offset!r:.80}, scale={scale!r:.80}; allowed are numbers up to"
             f" {LARGEST_SCALE:,}. {AGAIN}"
-        )
-    if card.front_end not in FRONT_ENDS:
-        raise TrustError(
-            f"{card.file} has front_end={card.front_end[:80]!r}; allowed are {', '.join(FRONT_ENDS)}. {AGAIN}"
         )
     fit = found.get("fit", SQUEEZE)
     if fit not in FITS:
@@ -260,7 +259,7 @@ def spec_of(card: Card) -> ExportSpec:
 def _rate_of(card: Card) -> int:
     """Samples a second that a file of recordings takes; 0 of others, which have none."""
     rate = card.rate_hz
-    if card.front_end != WAVE:
+    if not KINDS[card.front_end].has_rate:
         return 0
     if isinstance(rate, bool) or not isinstance(rate, int) or not 1 <= rate <= MOST_RATE_HZ:
         raise TrustError(f"{card.file} has rate_hz={rate!r:.80}; allowed are 1 to {MOST_RATE_HZ:,}. {AGAIN}")

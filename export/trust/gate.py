@@ -19,7 +19,7 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoPr
 
 from edgecmd.core.errors import nearest
 from export.documents.requirements import LOWEST_OPSET
-from export.graph.front_graph import SCALED
+from export.graph.front_graph import KINDS, SCALED
 from export.trust.errors import GateError
 from export.trust.gate_front import METADATA_PREFIX, refuse_other_front
 from export.trust.gate_sizes import refuse_shapes, refuse_tensors
@@ -129,6 +129,7 @@ OPERATORS = {
     ),
     "log-mel front end": ("Exp", "Log", "Mod", "Cos", "Sin"),
     "resize of pictures": ("Resize",),
+    "where a string ends": ("Greater", "GreaterOrEqual", "Where"),
     "types": ("Cast", "Identity", "Constant"),
     "shapes": (
         "Shape",
@@ -158,11 +159,11 @@ class Port:
     rank: int
 
 
-# The one input is one of these.
+# The one input is one of these; a file without a front end may have some in another type.
+MORE_TYPES = {"image": (TensorProto.UINT16,), "wave": (TensorProto.INT16,)}
 RAW_INPUTS = {
-    "image": Port(types=(TensorProto.UINT8, TensorProto.UINT16), rank=4),
-    "depth": Port(types=(TensorProto.UINT16,), rank=4),
-    "wave": Port(types=(TensorProto.FLOAT, TensorProto.INT16), rank=2),
+    one.input: Port(types=(one.dtype, *MORE_TYPES.get(one.input, ())), rank=one.rank)
+    for one in KINDS.values()
 }
 # A core, and nothing else, takes what the student sees.
 INPUTS = {**RAW_INPUTS, SCALED: Port(types=(TensorProto.FLOAT,), rank=4)}

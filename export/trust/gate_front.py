@@ -72,7 +72,7 @@ def _expected(model: ModelProto) -> FrontGraph:
             f" scale not 0 (from {SMALLEST_SCALE:g} on)."
         )
     settings = FrontSettings(
-        side=side, channels=1 if name.startswith("depth") else channels, fit=fit, offset=offset, scale=scale
+        side=side, channels=KINDS[name].raw_channels(channels), fit=fit, offset=offset, scale=scale
     )
     return front_graph(name, settings, mask=any(one.name == "mask" for one in model.graph.output))
 

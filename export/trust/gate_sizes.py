@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
-from export.graph.front_graph import PREFIX, SCALED, WHOLE, FrontGraph
+from export.graph.front_graph import KINDS, PREFIX, SCALED, SIDES, WHOLE, FrontGraph
 from export.trust.errors import GateError
 
 if TYPE_CHECKING:
@@ -58,12 +58,11 @@ TYPED_FIELDS: dict[int, str] = {
     TensorProto.UINT64: "uint64_data",
 }
 DATA_FIELDS = ("float_data", "double_data", "int32_data", "int64_data", "uint64_data", "string_data")
-# Sizes that are free in the file are tried with these: number of examples, sides of pictures (the largest is
-# the largest area that infer.py takes), samples of a recording. The usual ones come first.
-BATCHES, SIDES, SAMPLES = (64, 4096), (16, 1024, 8192), (256, 1 << 20, 1 << 26)
+# Sizes that are free in the file are tried with those of `export.graph.front_graph.Kind.sizes`, and these
+# numbers of examples.
+BATCHES = (64, 4096)
 # A long thin picture of that area: what grows with the square of one side looks like the area in a square.
 THIN, LONG = 16, 1 << 22
-USUAL_SIDE, USUAL_SAMPLES = 256, 16000
 # Larger weights are no sizes; only their own shape matters.
 LARGEST_SIZE_TENSOR = 64
 # Operands whose numbers decide how large the output is.
@@ -211,7 +210,7 @@ def refuse_shapes(model: ModelProto, *, limits: "GateLimits", front: FrontGraph 
     rest = [node for node in model.graph.node if not node.name.startswith(PREFIX)]
     source = _source(model, front)
     _refuse_computed_sizes(rest, source=source.name)
-    for usual, dims in _probes(source, raw=front is None):
+    for usual, dims in _probes(source, front):
         most = limits.max_elements + (0 if usual else GROWTH * math.prod(dims))
         told = _refuse_large(model, rest, helper.make_tensor_value_info(*_typed(source), dims), most=most)
         if usual:
@@ -290,13 +289,12 @@ def _typed(value: ValueInfoProto) -> tuple[str, int]:
     return value.name, value.type.tensor_type.elem_type
 
 
-def _probes(source: ValueInfoProto, *, raw: bool) -> Iterator[tuple[bool, list[int]]]:
+def _probes(source: ValueInfoProto, front: FrontGraph | None) -> Iterator[tuple[bool, list[int]]]:
     """Sizes to try, and whether they are usual ones: free sides together and each alone, the batch alone."""
     fixed = [dim.dim_value for dim in source.type.tensor_type.shape.dim]
-    if raw and len(fixed) == 4:
+    if front is None and len(fixed) == 4:
         fixed[3] = fixed[3] or 1
-    waves = len(fixed) == 2 or (fixed[3] == 0 and fixed[2] > 0)
-    usual, tried = (USUAL_SAMPLES, SAMPLES) if waves else (USUAL_SIDE, SIDES)
+    usual, *tried = _tried(source.name) if front is None else front.sizes
     yield True, _filled(fixed, 1, usual)
     for size in tried if 0 in fixed[1:] else ():
         yield False, _filled(fixed, 1, size)
@@ -305,6 +303,12 @@ def _probes(source: ValueInfoProto, *, raw: bool) -> Iterator[tuple[bool, list[i
         yield False, [fixed[0] or 1, *_stretched(fixed, long)[1:]]
     for number in BATCHES if fixed[0] == 0 else ():
         yield False, _filled(fixed, number, usual)
+
+
+def _tried(name: str) -> tuple[int, ...]:
+    """Sizes for a file without a front end, by its input; a core has no free ones."""
+    found = [one.sizes for one in KINDS.values() if one.input == name]
+    return found[0] if found else SIDES
 
 
 def _stretched(fixed: Sequence[int], long: int) -> list[int]:

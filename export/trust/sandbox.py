@@ -27,9 +27,8 @@ MEBIBYTE = 1 << 20
 OUT_OF_MEMORY = 11
 MAX_OUTPUT_BYTES = 64 * MEBIBYTE
 MAX_REASON = 300
-# Beside the golden inputs, which are small, one large input is tried: height and width of pictures and depth
-# maps, of those of dense students, and samples of recordings. Pictures of that area are also tried as strips.
-LARGE_PICTURE, LARGE_DENSE, LARGE_WAVE = (1200, 1600), (768, 1024), 1 << 20
+# Beside the golden inputs, which are small, one large input is tried (`export.graph.front_graph.Kind.large`).
+# Pictures and maps of that area are also tried as strips.
 STRIP = 16
 
 
@@ -129,18 +128,18 @@ def flat_inputs(like: np.ndarray) -> list[np.ndarray]:
     return [np.full_like(like[:1], value) for value in values]
 
 
-def large_inputs(dims: Sequence[int], dtype: np.dtype[Any], *, dense: bool) -> list[np.ndarray]:
+def large_inputs(dims: Sequence[int], dtype: np.dtype[Any], *, large: Sequence[int]) -> list[np.ndarray]:
     """Large inputs of seeded noise: one of usual form, and of images of free size two strips.
 
     Args:
         dims: Sizes of the model's input, 0 where they are free: (B, H, W, C) or (B, T).
         dtype: Of its elements.
-        dense: Whether the model tells a class for each pixel, and needs memory for each.
+        large: Sizes of the free axes: (H, W) or (T,).
     """
-    if len(dims) == 2:
-        forms: list[tuple[int, ...]] = [(1, LARGE_WAVE)]
+    if len(large) == 1:
+        forms: list[tuple[int, ...]] = [(1, *large)]
     else:
-        height, width = LARGE_DENSE if dense else LARGE_PICTURE
+        height, width = large
         long = height * width // STRIP
         forms = [(1, height, width, 1), (1, STRIP, long, 1), (1, long, STRIP, 1)]
     shapes = [tuple(size or free for size, free in zip(dims, form, strict=True)) for form in forms]

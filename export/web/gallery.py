@@ -90,7 +90,8 @@ class Gallery:
         embedding: Unit rows in the teacher's space, (N, D).
         credit: One line that names authors and licence of the images.
         notice: Whole text of the licences; empty where there is none.
-        examples: Drawings to begin with, uint8, (E, R, R, 1), R the side that the student takes.
+        examples: Drawings to begin with, uint8, (E, R, R, 1), R the side that the student takes; or strings,
+            (E, L).
         example_names: Their names, (E,).
         strangers: Public inputs of no class, uint8, (M, R, R, C), which tell when a drawing is none of a
             user's own classes; None where there are none.
@@ -104,9 +105,9 @@ class Gallery:
     embedding: Float[np.ndarray, "num dim"]
     credit: str
     notice: str = ""
-    examples: Pictures | None = None
+    examples: Targets | None = None
     example_names: tuple[str, ...] = ()
-    strangers: Pictures | None = None
+    strangers: Targets | None = None
 
     def __post_init__(self) -> None:
         counts = (len(self.names), len(self.pictures), len(self.embedding))
@@ -205,13 +206,16 @@ def _rgb(picture: np.ndarray) -> Pictures:
 
 def _built_in(task: Task, *, seed: int, num_pictures: int) -> Gallery:
     held, strict = task.data.test, task.data.test_strict
-    rows = _draw(len(held), num_pictures, seed=seed)
+    features = task.held_out_features("test")
+    # Several targets, such as the names of a thing in several languages, may have one image.
+    _, firsts = np.unique(features, axis=0, return_index=True)
+    rows = np.sort(firsts)[_draw(len(firsts), num_pictures, seed=seed)]
     shown = numpy_generator(seed, "web-examples").permutation(len(strict))[:NUM_EXAMPLES]
     examples = strict.pairs.target[shown]
     return Gallery(
         names=tuple(emoji_name(held.ids[row].split("/")[-1]) for row in rows),
         pictures=held.pairs.source[rows],
-        embedding=unit_rows(task.held_out_features("test")[rows]),
+        embedding=unit_rows(features[rows]),
         credit=FLUENT_NOTO,
         notice=_notice(),
         examples=examples,
@@ -220,7 +224,7 @@ def _built_in(task: Task, *, seed: int, num_pictures: int) -> Gallery:
     )
 
 
-def _others(drawings: Targets, examples: Pictures, *, seed: int, num: int) -> Pictures:
+def _others(drawings: Targets, examples: Targets, *, seed: int, num: int) -> Targets:
     """At most ``num`` drawings that are not among the examples, in a random order."""
     shown = {one.tobytes() for one in examples}
     order = numpy_generator(seed, "web-strangers").permutation(len(drawings))

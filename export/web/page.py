@@ -15,6 +15,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+import numpy as np
+
 from edgecmd.core.artefacts import declare, write_artefact
 from edgecmd.core.errors import ExportError, choose
 from edgecmd.core.files import write_bytes_atomically
@@ -40,17 +42,6 @@ from export.web.page_parts import (
 )
 
 ROOM = Path(__file__).parent
-SCRIPTS = (
-    "student.js",
-    "classes.js",
-    "saved.js",
-    "engine.js",
-    "pad.js",
-    "kept.js",
-    "own.js",
-    "second.js",
-    "app.js",
-)
 RUNTIME_SCRIPT, RUNTIME_WASM = "runtime.mjs", "runtime.wasm"
 INDEX, SCRIPT, STYLE, NOTICE = "index.html", "app.js", "style.css", "NOTICE.txt"
 GALLERY, SHEET, EXAMPLES = "gallery.bin", "gallery.webp", "examples.bin"
@@ -60,12 +51,67 @@ FOLDER_FILES = frozenset(
 )
 MIN_CANVAS = 256
 GREY_CHANNELS = (1, 3)
-DEFAULT_TITLE = "Draw a sketch"
 # Nothing may be fetched or sent, but for the files of a served folder.
 POLICY = (
     "default-src 'none'; script-src {script} 'wasm-unsafe-eval'; style-src {style}; img-src data: blob:;"
     " connect-src {connect}; base-uri 'none'; form-action 'none'"
 )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PageKind:
+    """A kind of page: what somebody does on it.
+
+    Attributes:
+        title: Heading where none is given.
+        intro: What it does and where, with ``$model_size``.
+        main: File of its own part of the page.
+        scripts: Its program, in this order.
+        seen_fact: What the facts show of an input; empty: nothing.
+        more: Whether a second file to compare with and other inputs for a user's own classes go along.
+    """
+
+    title: str
+    intro: str
+    main: str
+    scripts: tuple[str, ...]
+    seen_fact: str = ""
+    more: bool = True
+
+
+# By the input of the student's file.
+PAGES = {
+    "image": PageKind(
+        title="Draw a sketch",
+        intro="Draw, and a student of $model_size finds what it knows nearest. It runs inside this page:"
+        " nothing that you draw leaves this device.",
+        main="draw.html",
+        scripts=(
+            "student.js",
+            "classes.js",
+            "saved.js",
+            "engine.js",
+            "pad.js",
+            "kept.js",
+            "parts.js",
+            "own.js",
+            "second.js",
+            "app.js",
+            "start.js",
+        ),
+        seen_fact='<div class="seen"><dt>The student sees <span id="seen-size"></span> pixels</dt><dd><canvas'
+        ' id="seen" width="1" height="1" role="img" aria-label="The drawing as the student gets it"></canvas>'
+        "</dd></div>\n",
+    ),
+    "text": PageKind(
+        title="Type, and see pictures",
+        intro="Type a word in any language, and a student of $model_size finds the nearest pictures. It runs"
+        " inside this page: nothing that you type leaves this device.",
+        main="type.html",
+        scripts=("student.js", "engine.js", "strings.js", "parts.js", "type.js", "start.js"),
+        more=False,
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,7 +136,7 @@ def build_web(
     mode: str,
     runtime: OrtWeb,
     gallery: Gallery | None = None,
-    title: str = DEFAULT_TITLE,
+    title: str = "",
     compare: bool = True,
 ) -> WebReport:
     """Make a page that runs an exported student in a browser.
@@ -101,7 +147,7 @@ def build_web(
         mode: ``single`` opens from the disk; ``folder`` needs a web server.
         runtime: onnxruntime-web; where it computes with WebGPU, the bundle's core goes along.
         gallery: Images to find; None shows class probabilities alone.
-        title: Heading of the page.
+        title: Heading of the page; empty: that of its kind.
         compare: Whether the bundle's fp32 file (w8 where that is the first) goes along, to compare with.
 
     Guarantees:
@@ -118,18 +164,20 @@ def build_web(
     write = choose("mode", mode, MODES)
     model = bundle / MODEL if bundle.is_dir() else bundle
     student = _student(model)
-    info = page_info(student, gallery=gallery)
+    kind, info = PAGES.get(student.sensor.input_name), page_info(student, gallery=gallery)
+    assert kind is not None
     parts = {MODEL: model.read_bytes(), RUNTIME_SCRIPT: runtime.script, RUNTIME_WASM: runtime.wasm}
     if gallery is not None:
         parts |= _gallery_parts(gallery, info)
     more = Parts(info={"digest": student.digest, "profile": student.profile, "webgpu": runtime.webgpu})
     more.add(golden_part(student))
-    more.add(core_part(student) if runtime.webgpu and more.files else Parts())
-    more.add(second_part(student) if compare else Parts())
-    more.add(strangers_part(student, None if gallery is None else gallery.strangers))
+    more.add(core_part(student) if runtime.webgpu and more.files and kind.more else Parts())
+    more.add(second_part(student) if compare and kind.more else Parts())
+    more.add(strangers_part(student, gallery.strangers if gallery is not None and kind.more else None))
     parts |= more.files
     try:
-        return write(out, parts, partial(_fill, info | more.info, gallery=gallery, title=title))
+        fill = partial(_fill, info | more.info, kind=kind, gallery=gallery, title=title)
+        return write(out, parts, fill, _script(kind))
     except OSError as error:
         raise explain(error, doing=f"{out} cannot be written") from error
 
@@ -153,10 +201,12 @@ def page_info(student: Student, *, gallery: Gallery | None) -> dict[str, object]
     given, told = session.get_inputs()[0], classes_info(properties["edgecmd.classes"])
     classes = told["classes"]
     channels, dim = int(properties["edgecmd.channels"]), int(properties["edgecmd.embedding_dim"])
-    if (given.name, given.type) != ("image", "tensor(uint8)") or channels not in GREY_CHANNELS:
+    is_text = given.name == "text"
+    drawn = (given.name, given.type) == ("image", "tensor(uint8)") and channels in GREY_CHANNELS
+    if not (drawn or is_text):
         raise ExportError(
             f"{model} takes {given.name!r} of type {given.type} with channels={channels}; a page can draw"
-            " only 8-bit images with 1 or 3 channels."
+            " only 8-bit images with 1 or 3 channels, or take strings."
         )
     if "mask" in [one.name for one in session.get_outputs()]:
         raise ExportError(
@@ -174,18 +224,23 @@ def page_info(student: Student, *, gallery: Gallery | None) -> dict[str, object]
             " Build the page from the run that exported the model."
         )
     side, height = int(properties["edgecmd.image_size"]), given.shape[1]
-    preprocess = json.loads(properties["edgecmd.preprocess"])
-    return {
-        # Whole blocks of the model's pixels, so that averaging is exact.
-        "canvas_side": side * -(-MIN_CANVAS // side),
-        "channels": channels,
+    common = {
         **told,
         "embedding_dim": dim,
-        "fit": preprocess.get("fit", SQUEEZE),
-        "fixed_size": height if isinstance(height, int) else 0,
         "image_size": side,
         "license": properties.get("edgecmd.license", "unspecified"),
         "model_bytes": model.stat().st_size,
+    }
+    if is_text:
+        return common
+    preprocess = json.loads(properties["edgecmd.preprocess"])
+    return {
+        **common,
+        # Whole blocks of the model's pixels, so that averaging is exact.
+        "canvas_side": side * -(-MIN_CANVAS // side),
+        "channels": channels,
+        "fit": preprocess.get("fit", SQUEEZE),
+        "fixed_size": height if isinstance(height, int) else 0,
         "paper": float(preprocess.get("offset", 1.0)) >= 0.5,
     }
 
@@ -195,18 +250,20 @@ def _gallery_parts(gallery: Gallery, info: dict[str, object]) -> dict[str, bytes
     picture, side, columns = sheet(gallery.pictures)
     info["gallery"] = {"columns": columns, "names": list(gallery.names), "tile": side}
     parts = {GALLERY: fixed_point(gallery.embedding), SHEET: picture}
-    if gallery.examples is not None and len(gallery.examples) and info["channels"] == 1:
-        info["examples"] = {"names": list(gallery.example_names), "size": gallery.examples.shape[1]}
-        parts[EXAMPLES] = gallery.examples.tobytes()
+    examples = gallery.examples
+    if examples is not None and len(examples) and info.get("channels", 1) == 1:
+        size = examples.shape[1]
+        info["examples"] = {"names": list(gallery.example_names), "num": len(examples), "size": size}
+        parts[EXAMPLES] = np.asarray(examples).tobytes()
     if gallery.notice:
         parts[NOTICE] = gallery.notice.encode()
     return parts
 
 
-def _write_single(out: Path, parts: Mapping[str, bytes], fill: Callable[..., str]) -> WebReport:
+def _write_single(out: Path, parts: Mapping[str, bytes], fill: Callable[..., str], script: str) -> WebReport:
     if out.is_dir():
         raise ExportError(f"{out} is a folder. Give an .html file, or use --mode folder.")
-    script, style = _script(), (ROOM / STYLE).read_text(encoding="utf-8")
+    style = (ROOM / STYLE).read_text(encoding="utf-8")
     packed = {name: _pack(data) for name, data in parts.items() if name != NOTICE}
     page = fill(
         mode="single",
@@ -231,7 +288,7 @@ def _write_single(out: Path, parts: Mapping[str, bytes], fill: Callable[..., str
     )
 
 
-def _write_folder(out: Path, parts: Mapping[str, bytes], fill: Callable[..., str]) -> WebReport:
+def _write_folder(out: Path, parts: Mapping[str, bytes], fill: Callable[..., str], script: str) -> WebReport:
     _refuse_foreign(out)
     page = fill(
         mode="folder",
@@ -240,7 +297,7 @@ def _write_folder(out: Path, parts: Mapping[str, bytes], fill: Callable[..., str
         script=f'<script defer src="{SCRIPT}"></script>',
         assets="",
     )
-    files = {**parts, SCRIPT: _script().encode(), STYLE: (ROOM / STYLE).read_bytes()}
+    files = {**parts, SCRIPT: script.encode(), STYLE: (ROOM / STYLE).read_bytes()}
     files[LICENSE] = LICENSE_TEXT.encode()
     # The page comes last, so that whoever opens it finds all of its parts.
     for name, data in {**files, INDEX: page.encode()}.items():
@@ -301,12 +358,14 @@ def _refuse_foreign(out: Path) -> None:
         )
 
 
-def _fill(info: Mapping[str, Any], *, gallery: Gallery | None, title: str, mode: str, **raw: str) -> str:
+def _fill(
+    info: Mapping[str, Any], *, kind: PageKind, gallery: Gallery | None, title: str, mode: str, **raw: str
+) -> str:
     """The template with its values; ``raw`` is put in as it is, all else is escaped."""
     num_bytes = info["model_bytes"]
     notices = [LICENSE_TEXT, *([gallery.notice] if gallery is not None and gallery.notice else [])]
     values = {
-        "canvas_side": str(info["canvas_side"]),
+        "canvas_side": str(info.get("canvas_side", 0)),
         "classes_hidden": "" if info["classes"] else " hidden",
         "comment": LICENSE_TEXT.replace("--", "- -"),
         "credit": f"<p>{html.escape(gallery.credit)}</p>" if gallery is not None else "",
@@ -321,11 +380,18 @@ def _fill(info: Mapping[str, Any], *, gallery: Gallery | None, title: str, mode:
         "profile": html.escape(str(info["profile"])),
         "second": info["second"]["profile"] if "second" in info else "",
         "runtime": f"onnxruntime-web {VERSION}",
-        "title": html.escape(title),
+        "seen_fact": kind.seen_fact,
+        "title": html.escape(title or kind.title),
         "weights_license": html.escape(str(info["license"])),
         **raw,
     }
-    return Template((ROOM / "template.html").read_text(encoding="utf-8")).substitute(values)
+    values["intro"] = Template(kind.intro).substitute(values)
+    values["main"] = _template(kind.main).substitute(values)
+    return _template("template.html").substitute(values)
+
+
+def _template(name: str) -> Template:
+    return Template((ROOM / name).read_text(encoding="utf-8"))
 
 
 def embedded_json(value: object) -> str:
@@ -334,9 +400,9 @@ def embedded_json(value: object) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _script() -> str:
+def _script(kind: PageKind) -> str:
     """The program of the page, one after the other in a scope of its own."""
-    sources = [(ROOM / name).read_text(encoding="utf-8") for name in SCRIPTS]
+    sources = [(ROOM / name).read_text(encoding="utf-8") for name in kind.scripts]
     return "(() => {\n" + "\n".join(sources) + "})();\n"
 
 

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from edgecmd.core.errors import ExportError
-from edgecmd.data.modalities.row import Pictures
+from edgecmd.data.pairs import Targets
 from edgecmd.data.user_files.decode import DecodeError, npz_arrays
 from export.device.properties import CORE
 from export.device.saved_embeddings import MAX_NPZ_BYTES
 from export.device.student import Student
+from export.graph.front_graph import KINDS
 from export.profiles.table import PROFILES
 from export.trust.listing import CORE_SPEC, GOLDEN, MODEL, profile_file, raw_file
 from export.web.gallery import emoji_name, fixed_point
@@ -83,7 +84,7 @@ def golden_part(student: Student) -> Parts:
         return Parts()
     try:
         found = npz_arrays(path, most_bytes=MAX_NPZ_BYTES)
-        inputs, profile = found["image"], student.profile
+        inputs, profile = found[student.sensor.input_name], student.profile
         values = {name: found[f"{name}/{profile}"] for name in student.outputs}
         told = {MODEL: _expected(values, tolerance=float(found[f"tolerance/{profile}"]))}
     except (DecodeError, KeyError, TypeError, ValueError) as error:
@@ -91,9 +92,13 @@ def golden_part(student: Student) -> Parts:
             f"{path} cannot be used ({error}). Export the bundle again, or build the page from the .onnx file"
             " in another folder, without golden values."
         ) from error
-    if inputs.shape[1:] != (student.image_size, student.image_size, student.channels):
+    side = student.image_size
+    own = (side,) if KINDS[student.front_end].is_line else (side, side, student.channels)
+    if inputs.shape[1:] != own:
         raise ExportError(f"{path} has inputs of shape {inputs.shape}, which are not of the student's size.")
-    return Parts(files={GOLDEN_INPUTS: inputs.astype(np.uint8).tobytes()}, info={"golden": told})
+    return Parts(
+        files={GOLDEN_INPUTS: inputs.astype(np.uint8).tobytes()}, info={"golden": told, "golden_shape": own}
+    )
 
 
 def core_part(student: Student) -> Parts:
@@ -146,7 +151,7 @@ def second_part(student: Student) -> Parts:
     return Parts()
 
 
-def strangers_part(student: Student, strangers: Pictures | None) -> Parts:
+def strangers_part(student: Student, strangers: Targets | None) -> Parts:
     """Embeddings of inputs of no class of a user's, which tell when a drawing is none of them.
 
     Args:

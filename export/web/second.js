@@ -75,5 +75,3 @@ class Second {
     tell("second-status", this.num ? `The same first answer for ${this.numEqual} of ${counted(this.num, "drawing")}; smallest cosine of the two embeddings ${this.least.toFixed(4)}.` : "");
   }
 }
-
-function megabytes(num) { return num < 1e6 ? `${(num / 1e3).toFixed(0)} kB` : `${(num / 1e6).toFixed(2)} MB`; }

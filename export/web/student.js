@@ -87,7 +87,7 @@ async function embed(ort, session, input) {
   const isCore = input.data instanceof Float32Array;
   const tensor = new ort.Tensor(isCore ? "float32" : "uint8", input.data, input.dims);
   const started = performance.now();
-  const outputs = await session.run({ [isCore ? "scaled" : "image"]: tensor });
+  const outputs = await session.run({ [session.inputNames[0]]: tensor });
   const milliseconds = performance.now() - started;
   const scores = outputs.scores ? Float32Array.from(outputs.scores.data) : null;
   return { embedding: Float32Array.from(outputs.embedding.data), scores, milliseconds };

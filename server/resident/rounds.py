@@ -16,7 +16,7 @@ import numpy as np
 from flwr.app import Error, Message, MetricRecord, RecordDict
 from flwr.common.constant import ErrorCode
 
-from clients.work import ClientError, Taken
+from clients.work import ClientError, Group, Taken
 from clients.work import Turns as OwnTurns
 from edgecmd.catalogue.strategy_rows import STRATEGIES
 from edgecmd.run import Run
@@ -25,6 +25,7 @@ from edgecmd.training.codecs import Wire
 from server.cohort import Identity
 from server.local_grid import Fault, describe
 from server.messages import Gathered
+from server.resident.groups import groups_of
 from server.resident.workers import TurnWorkers
 from server.screening import Rejection, error_words, turn_fault
 from server.strategies import to_record
@@ -37,8 +38,8 @@ class Turns(Protocol):
     def begin(self, arrays: Arrays, round_index: int) -> None:
         """Take the global weights of a round."""
 
-    def line_up(self, clients: Iterable[int]) -> None:
-        """Say whose turns will be asked for, in this order."""
+    def line_up(self, groups: Iterable[Group]) -> None:
+        """Say whose turns will be asked for, in this order, and who trains at once."""
 
     def take(self, client: int, *, end: float) -> Taken | None:
         """The turn of a client; None where it has not ended by ``end`` of the monotonic clock."""
@@ -53,12 +54,14 @@ class _Pass:
         told: Pairs and loss of each client in the mean.
         dropped: Nodes that are not in it, with why.
         silent: Nodes that the deadline left out.
+        num_at_once: Clients in the mean that trained with others at once.
     """
 
     mean: dict[str, np.ndarray] = field(default_factory=dict)
     told: list[tuple[int, float]] = field(default_factory=list)
     dropped: dict[int, str] = field(default_factory=dict)
     silent: set[int] = field(default_factory=set)
+    num_at_once: int = 0
 
     def add(self, weights: Mapping[str, np.ndarray], *, num: int, total: int, loss: float) -> None:
         """Add a client's weights, with the arithmetic and the order of Flower's FedAvg."""
@@ -85,7 +88,9 @@ class ResidentRounds:
         The weights, events and reports of a run are to the bit those of the same run through messages. A
         round in which a client fails is made again without it, because Flower divides by the pairs of
         those that answered: a turn is a function of its round, so it gives the same again. Where the
-        deadline cuts a round short, which no two machines do alike, the mean is scaled instead.
+        deadline cuts a round short, which no two machines do alike, the mean is scaled instead. With
+        ``federation.clients_at_once`` above 1 weights differ in the last digits from those through messages,
+        and follow, to the bit, from the settings: groups stay what they were where a client fails.
     """
 
     run: Run
@@ -116,8 +121,9 @@ class ResidentRounds:
         self.turns.begin(arrays if wire is None else wire.received(wire.sent(arrays)), round_index)
         weights_of = _as_taken if wire is None else partial(wire.onto, arrays)
         drill = cache(partial(self._drill, round_index))
+        groups = groups_of(self.run, [self._client(node) for node in cohort])
         while True:
-            passed = self._pass(left, end, drill, weights_of)
+            passed = self._pass(groups, left, end, drill, weights_of)
             dropped |= passed.dropped
             left = [node for node in left if node not in passed.dropped]
             if not passed.dropped or passed.silent or not left:
@@ -130,6 +136,7 @@ class ResidentRounds:
             num_sent=len(cohort),
             num_summed=len(passed.told),
             told=tuple(passed.told),
+            num_at_once=passed.num_at_once if self.run.federation.clients_at_once > 1 else None,
         )
 
     @property
@@ -140,16 +147,22 @@ class ResidentRounds:
 
     def _pass(
         self,
+        groups: list[Group],
         nodes: list[int],
         end: float,
         drill: Callable[[int], Exception | None],
         weights_of: Callable[[Arrays], Arrays],
     ) -> _Pass:
         passed, total = _Pass(), self._num_pairs(nodes)
+        asked = {self._client(node): node for node in nodes}
         # Asked for when a turn is about to begin, as a drill may end the process between two of them.
-        self.turns.line_up(self._client(node) for node in nodes if drill(node) is None)
-        for node in nodes:
-            client, num = self._client(node), self._num_pairs([node])
+        self.turns.line_up(
+            tuple(one if one in asked and drill(asked[one]) is None else None for one in group)
+            for group in groups
+        )
+        alone = {group[0] for group in groups if len(group) == 1}
+        for client in (one for group in groups for one in group if one in asked):
+            node, num = asked[client], self._num_pairs([asked[client]])
             taken, error = None, drill(node)
             if error is None:
                 try:
@@ -169,6 +182,7 @@ class ResidentRounds:
                 passed.dropped[node] = fault
             else:
                 passed.add(weights, num=num, total=total, loss=taken.loss)
+                passed.num_at_once += client not in alone
         return passed
 
     def _client(self, node: int) -> int:

@@ -1,10 +1,9 @@
 """Clients that take turns in several processes, each of which has a student that stays.
 
 Weights are in a file that all of them map into memory: first those of the round, then a place for each turn
-that is under way. What travels is the number of a client, and its loss.
+that is under way. What travels is the numbers of the clients that train at once, and their losses.
 """
 
-import math
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clients.work import ClientError, Taken, Turns
+from clients.work import ClientError, Group, Taken, Turns
 from edgecmd.core.errors import MachineError
 from edgecmd.core.machine import explain
 from edgecmd.core.processes import Workers
@@ -62,27 +61,24 @@ class Layout:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Work:
-    """One turn, as a worker is told of it."""
+    """One turn, as a worker is told of it: of a group, whose weights go to a place and those behind it."""
 
     remake: Callable[[], Run]
     token: str
     path: Path
     layout: Layout
     round_index: int
-    client: int
+    group: Group
     place: int
 
 
+Told = dict[int, float | ClientError]
 # What a worker keeps between turns, by the file of weights: of one run, of one round.
 _KEPT: dict[Path, tuple[Turns, np.ndarray, int]] = {}
 
 
-def _turn(work: _Work) -> float:
-    """Take a turn in a worker; its loss.
-
-    Raises:
-        ClientError: It failed.
-    """
+def _turn(work: _Work) -> Told:
+    """Take a turn in a worker; each client's loss, or how it failed."""
     turns, memory, round_index = _KEPT.get(work.path, (None, None, 0))
     if turns is None or memory is None:
         _KEPT.clear()
@@ -90,11 +86,16 @@ def _turn(work: _Work) -> float:
     if round_index != work.round_index:
         turns.begin(work.layout.views(memory, 0), work.round_index)
         _KEPT[work.path] = (turns, memory, work.round_index)
-    taken = turns.take(work.client, end=math.inf)
-    assert taken is not None
-    for name, view in work.layout.views(memory, work.place).items():
-        view[...] = taken.weights[name]
-    return taken.loss
+    told: Told = {}
+    for client, taken in turns.turn(work.group).items():
+        if isinstance(taken, ClientError):
+            told[client] = taken
+            continue
+        place = work.place + work.group.index(client)
+        for name, view in work.layout.views(memory, place).items():
+            view[...] = taken.weights[name]
+        told[client] = taken.loss
+    return told
 
 
 def _map(path: Path) -> np.ndarray:
@@ -124,10 +125,12 @@ class TurnWorkers:
         self._layout: Layout | None = None
         self._memory = np.empty(0, np.uint8)
         self._round_index = 0
-        self._line: Iterator[int] = iter(())
-        self._under_way: dict[int, tuple[Future[float], int]] = {}
+        self._most = min(run.federation.clients_at_once, run.federation.num_clients)
+        self._line: Iterator[Group] = iter(())
+        self._under_way: dict[Group, tuple[Future[Told], int]] = {}
         self._free: list[int] = []
         self._given: int | None = None
+        self._taken: dict[int, Taken | ClientError] = {}
 
     def begin(self, arrays: Arrays, round_index: int) -> None:
         """Take the global weights of a round, once no turn of an earlier one goes on.
@@ -138,15 +141,16 @@ class TurnWorkers:
         self._settle()
         if self._layout is None:
             self._layout = Layout.of(arrays)
-            self._memory = self._mapped(1 + AHEAD * self._num, self._layout.num_bytes)
+            self._memory = self._mapped(1 + AHEAD * self._num * self._most, self._layout.num_bytes)
         self._round_index = round_index
         for name, view in self._layout.views(self._memory, 0).items():
             view[...] = arrays[name]
 
-    def line_up(self, clients: Iterable[int]) -> None:
-        """Say whose turns will be asked for, in this order; the first of them begin."""
+    def line_up(self, groups: Iterable[Group]) -> None:
+        """Say whose turns will be asked for, in this order, and who trains at once; the first begin."""
         self._settle()
-        self._line, self._free = iter(clients), list(range(1, 1 + AHEAD * self._num))
+        self._line = iter(groups)
+        self._free = [1 + turn * self._most for turn in range(AHEAD * self._num)]
         self._fill()
 
     def take(self, client: int, *, end: float) -> Taken | None:
@@ -156,20 +160,12 @@ class TurnWorkers:
             ClientError: It failed; the message names client and stage.
             MachineError: A worker was killed twice during this turn.
         """
-        assert self._layout is not None
-        if self._given is not None:
-            self._free.append(self._given)
-            self._given = None
-        self._fill()
-        try:
-            loss = self._ended(client, end)
-        except ClientError:
-            _, self._given = self._under_way.pop(client)
-            raise
-        if loss is None:
+        if client not in self._taken and not self._next(client, end):
             return None
-        _, self._given = self._under_way.pop(client)
-        return Taken(weights=self._layout.views(self._memory, self._given), loss=loss)
+        found = self._taken.pop(client)
+        if isinstance(found, ClientError):
+            raise found
+        return found
 
     def close(self) -> None:
         """End the workers, and remove the file."""
@@ -177,10 +173,29 @@ class TurnWorkers:
         self._memory = np.empty(0, np.uint8)
         self._folder.cleanup()
 
-    def _ended(self, client: int, end: float, *, again: bool = True) -> float | None:
-        if client not in self._under_way:
-            return None
-        future, _ = self._under_way[client]
+    def _next(self, client: int, end: float) -> bool:
+        """Whether the turn of the client's group has ended by ``end``; it is then what is taken from."""
+        assert self._layout is not None
+        if self._given is not None:
+            self._free.append(self._given)
+            self._given, self._taken = None, {}
+        self._fill()
+        group = next((one for one in self._under_way if client in one), None)
+        told = None if group is None else self._ended(group, end)
+        if group is None or told is None:
+            return False
+        _, self._given = self._under_way.pop(group)
+        for one, loss in told.items():
+            place = self._given + group.index(one)
+            self._taken[one] = (
+                loss
+                if isinstance(loss, ClientError)
+                else Taken(weights=self._layout.views(self._memory, place), loss=loss)
+            )
+        return True
+
+    def _ended(self, group: Group, end: float, *, again: bool = True) -> Told | None:
+        future, _ = self._under_way[group]
         try:
             return future.result(max(0.0, end - time.monotonic()))
         except WaitTimeout:
@@ -189,16 +204,16 @@ class TurnWorkers:
             if not again:
                 raise MachineError(WORKER_KILLED) from error
             self._start_again()
-            return self._ended(client, end, again=False)
+            return self._ended(group, end, again=False)
 
     def _fill(self) -> None:
         while self._free:
-            client = next(self._line, None)
-            if client is None:
+            group = next((one for one in self._line if any(client is not None for client in one)), None)
+            if group is None:
                 return
-            self._under_way[client] = self._submit(client, self._free.pop())
+            self._under_way[group] = self._submit(group, self._free.pop())
 
-    def _submit(self, client: int, place: int) -> tuple[Future[float], int]:
+    def _submit(self, group: Group, place: int) -> tuple[Future[Told], int]:
         assert self._layout is not None
         work = _Work(
             remake=self._remake,
@@ -206,7 +221,7 @@ class TurnWorkers:
             path=self._path,
             layout=self._layout,
             round_index=self._round_index,
-            client=client,
+            group=group,
             place=place,
         )
         return self._pool.submit(self.turn, work), place
@@ -215,16 +230,14 @@ class TurnWorkers:
         """New processes, which take the turns that were under way."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._pool = Workers(self._num, begin=self._begin_worker)
-        self._under_way = {
-            client: self._submit(client, place) for client, (_, place) in self._under_way.items()
-        }
+        self._under_way = {group: self._submit(group, place) for group, (_, place) in self._under_way.items()}
 
     def _settle(self) -> None:
         """Wait for turns that nobody will ask for; the deadline of their round has passed."""
         self._line = iter(())
         futures = [future for future, _ in self._under_way.values() if not future.cancel()]
         wait(futures)
-        self._under_way, self._given = {}, None
+        self._under_way, self._given, self._taken = {}, None, {}
 
     @property
     def _path(self) -> Path:

@@ -74,10 +74,11 @@ def test_temperatures_are_chosen_for_every_method_alike_and_told(
     tiny: RunConfig,
 ) -> None:
     words = [*tiny_pair, "--methods", "dark,l2", "--seeds", "1", "--temperatures", "0.05,0.2"]
+    words += ["--set", "seed=3"]
     assert run(monkeypatch, *words) == 0, capsys.readouterr().err
     folder = Path(tiny.out) / "tiny-fast"
     for method, temperatures in (("dark", {0.05, 0.2}), ("l2", {0.0})):
-        tries = [json.loads(path.read_text()) for path in (folder / "seed-0").glob(f"{method}-*.json")]
+        tries = [json.loads(path.read_text()) for path in (folder / "seed-3").glob(f"{method}-*.json")]
         assert len(tries) == 6
         facts = json.loads((folder / "compare.json").read_text())["about"]
         rows = facts["trials"][method]

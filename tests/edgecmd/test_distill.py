@@ -12,6 +12,7 @@ import torch
 
 from edgecmd.core.errors import ConfigError
 from edgecmd.losses import L2, LOSSES, loss_of
+from edgecmd.models.devices import place as placed
 from edgecmd.models.students import Student, build_student
 from edgecmd.settings import DistillConfig
 from edgecmd.training.distill import (
@@ -208,6 +209,25 @@ def test_optimiser_state_survives_a_round_trip(name: str) -> None:
         kept = optimizer_tensors(fresh)
     for one, two in zip(straight.parameters(), halves.parameters(), strict=True):
         assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_kept_state_is_put_back_in_the_memory_layout_of_its_parameter(name: str) -> None:
+    """On a device weights of convolutions lie channels last, and a file row by row: no number may move."""
+    config = DistillConfig(optimizer=name)
+    layers = [placed(torch.nn.Conv2d(3, 4, 3), torch.device("cpu")) for _ in range(2)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    whole, optimizer = make_optimizer(layers[0], config), make_optimizer(layers[1], config)
+    coins = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        pulled = torch.randn(layers[0].weight.shape, generator=coins)
+        for layer, one in zip(layers, (whole, optimizer), strict=True):
+            layer.weight.grad = torch.empty_like(layer.weight).copy_(pulled)
+            one.step()
+        kept = optimizer_tensors(optimizer)
+        optimizer = make_optimizer(layers[1], config)
+        restore_optimizer(optimizer, kept)
+    assert torch.equal(layers[0].weight, layers[1].weight)
 
 
 def test_unknown_names_are_refused_with_the_nearest() -> None:

@@ -3,12 +3,15 @@
 import numpy as np
 import pytest
 from scipy import stats
+from scipy.sparse import csr_array
 from scipy.special import softmax
 from sklearn.linear_model import LogisticRegression
 
 from edgecmd.core.errors import DataError
 from edgecmd.core.statistics import mean_interval
-from edgecmd.data.labelled import UNLABELLED, Labels
+from edgecmd.data.experiment import Gallery, HeldOut
+from edgecmd.data.labelled import UNLABELLED, LabelledTarget, Labels
+from edgecmd.data.pairs import PairedData
 from edgecmd.evaluation import metrics
 
 
@@ -118,6 +121,88 @@ def test_an_order_that_does_not_look_finds_its_share_of_things() -> None:
         "recall@2": pytest.approx(2 / 5),
         "recall@5": pytest.approx(1.0),
     }
+
+
+class TestGallery:
+    """Four pictures; the first word names 0 and 2, the second 1, the third 3."""
+
+    PICTURES = np.eye(4, dtype=np.float32)
+    RIGHT = csr_array(np.array([[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1]], dtype=bool))
+
+    def test_any_right_picture_counts_by_hand(self) -> None:
+        words = metrics.unit_rows(np.array([[1, 4, 3, 2], [5, 4, 1, 0], [1, 2, 3, 0]], dtype=np.float32))
+        # The first finds picture 2 behind 1; the second its own behind 0; the third its own last of all.
+        assert metrics.first_ranks(words, self.PICTURES, self.RIGHT).tolist() == [2, 2, 4]
+        assert metrics.recall(words, self.PICTURES, ranks=(1, 2, 4), right=self.RIGHT) == {
+            "recall@1": 0.0,
+            "recall@2": pytest.approx(2 / 3),
+            "recall@4": 1.0,
+        }
+
+    def test_other_right_pictures_do_not_stand_before(self) -> None:
+        words = np.tile(metrics.unit_rows(np.array([[4, 1, 3, 2]], dtype=np.float32)), (3, 1))
+        assert metrics.first_ranks(words, self.PICTURES, self.RIGHT).tolist() == [1, 4, 3]
+
+    def test_ties_count_against_the_student(self) -> None:
+        words = np.full((3, 4), 0.5, dtype=np.float32)
+        assert metrics.first_ranks(words, self.PICTURES, self.RIGHT).tolist() == [3, 4, 4]
+
+    def test_pictures_of_one_feature_are_one_thing(self) -> None:
+        """Pictures 1 and 2 have one feature: three things, and the first word's are 0 and that one."""
+        pictures = np.array([[1, 0, 0], [0, 1, 0], [0, 2, 0], [0, 0, 1]], dtype=np.float32)
+        words = metrics.unit_rows(np.array([[0, 2, 1], [1, 2, 3], [3, 2, 1]], dtype=np.float32))
+        assert metrics.first_ranks(words, pictures, self.RIGHT).tolist() == [1, 2, 3]
+        codes = metrics.things(pictures)
+        assert metrics.right_things(self.RIGHT, codes).toarray().sum(axis=1).tolist() == [2, 1, 1]
+
+    def test_one_right_picture_each_is_the_recall_of_pairs(self) -> None:
+        draws = np.random.default_rng(0)
+        words, pictures = (
+            metrics.unit_rows(draws.standard_normal((30, 5)).astype(np.float32)) for _ in range(2)
+        )
+        own = csr_array(np.eye(30, dtype=bool))
+        assert metrics.recall(words, pictures, right=own) == pytest.approx(metrics.recall(words, pictures))
+
+    def test_blocks_change_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        words = np.random.default_rng(1).standard_normal((3, 4)).astype(np.float32)
+        whole = metrics.first_ranks(words, self.PICTURES, self.RIGHT).tolist()
+        monkeypatch.setattr(metrics, "BLOCK", 4)
+        assert metrics.first_ranks(words, self.PICTURES, self.RIGHT).tolist() == whole
+
+    def test_chance_by_hand(self) -> None:
+        """Of 4 things, 1 right: k / 4. 2 right: 1/2 at one, 5/6 at two (1 of 6 pairs has neither)."""
+        assert metrics.chance(np.array([1]), 4, ranks=(1, 2, 4)) == pytest.approx(
+            {"recall@1": 0.25, "recall@2": 0.5, "recall@4": 1.0}
+        )
+        assert metrics.chance(np.array([1, 2]), 4, ranks=(1, 2)) == pytest.approx(
+            {"recall@1": (1 / 4 + 1 / 2) / 2, "recall@2": (1 / 2 + 5 / 6) / 2}
+        )
+        assert metrics.chance(np.array([3, 3]), 4, ranks=(2, 9)) == {"recall@2": 1.0, "recall@9": 1.0}
+
+    def test_chance_is_what_random_orders_find(self) -> None:
+        draws = np.random.default_rng(2)
+        words = draws.standard_normal((4000, 8)).astype(np.float32)
+        right = csr_array(draws.random((4000, 8)) < 0.2)
+        asked = np.flatnonzero(np.diff(right.indptr))
+        found = metrics.recall(words[asked], np.eye(8, dtype=np.float32), ranks=(1, 3), right=right[asked])
+        expected = metrics.chance(np.diff(right[asked].indptr), 8, ranks=(1, 3))
+        # Five standard errors of 3,300 questions.
+        assert found == pytest.approx(expected, abs=5 * 0.5 / np.sqrt(len(asked)))
+
+    def test_what_does_not_fit_is_refused(self) -> None:
+        images, target = np.zeros((4, 16, 16, 3), np.uint8), np.ones((3, 8), np.uint8)
+        pairs = PairedData(source=images[:3], target=target)
+        labelled = LabelledTarget(target=target, labels={})
+        gallery = Gallery(source=images, right=self.RIGHT)
+        assert HeldOut(pairs=pairs, labelled=labelled, gallery=gallery).right is self.RIGHT
+        with pytest.raises(DataError, match="a column for each of 3 sources"):
+            Gallery(source=images[:3], right=self.RIGHT)
+        with pytest.raises(DataError, match="nothing is right"):
+            Gallery(source=images, right=csr_array(np.zeros((3, 4), dtype=bool)))
+        with pytest.raises(DataError, match="Leave shown out"):
+            HeldOut(pairs=pairs, labelled=labelled, gallery=gallery, shown=np.arange(3))
+        with pytest.raises(DataError, match="answers 2 examples of 3"):
+            HeldOut(pairs=pairs, labelled=labelled, gallery=Gallery(source=images, right=self.RIGHT[:2]))
 
 
 def test_one_shot_by_hand() -> None:

@@ -51,6 +51,24 @@ def stored(tmp_path: Path) -> LazyRows:
     return whole_file(tmp_path / "source.npy")
 
 
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_an_image_that_many_pairs_share_is_shown_once(
+    is_kept: bool, teacher: Teacher, tmp_path: Path
+) -> None:
+    plain = teacher.embed(NUMBERS)
+    teacher.network.module.shown = 0
+    rows = np.random.default_rng(0).integers(0, 20, 500)
+    found = cached_features(
+        teacher, LazyRows((NUMBERS,), rows), cache_dir=tmp_path / "cache" if is_kept else None
+    )
+    assert isinstance(found, LazyRows)
+    assert (np.asarray(found) == plain[rows]).all()
+    assert teacher.network.module.shown == 20
+    # Another part of the same images is answered from the cache.
+    cached_features(teacher, LazyRows((NUMBERS,), rows[:7]), cache_dir=tmp_path / "cache")
+    assert teacher.network.module.shown == (20 if is_kept else 40)
+
+
 def test_each_image_is_shown_once_whatever_part_is_asked_for(
     stored: LazyRows, teacher: Teacher, tmp_path: Path
 ) -> None:

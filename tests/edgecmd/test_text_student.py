@@ -4,10 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from edgecmd.core.errors import ConfigError
+from edgecmd.core.errors import ConfigError, PrivacyError
 from edgecmd.data.modalities.table import modality_for, target_input
 from edgecmd.data.modalities.utf8 import encode_strings
 from edgecmd.models.students import FRONTS, STUDENTS, Student, build_student
+from edgecmd.privacy.step.purity import require_pure
+from edgecmd.privacy.step.standardised_weights import EffectiveStudent
+from edgecmd.privacy.step.units import Units
+from edgecmd.privacy.step.vmap_engine import clipped_chunk
 from export.graph.fold_standardised import fold
 
 NAMES = sorted(name for name, row in STUDENTS.items() if row.front == "bytes")
@@ -106,3 +110,67 @@ def test_standardised_convolutions_along_a_line_fold() -> None:
     folded = fold(student)
     torch.testing.assert_close(folded(seen(TEXTS)), student(seen(TEXTS)), rtol=1e-4, atol=1e-4)
     assert sum(type(one) is torch.nn.Conv2d for one in folded.modules()) == 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_numbers_that_are_no_bytes_are_taken_for_bytes(name: str) -> None:
+    student = make(name)
+    odd = torch.tensor([[97.9, 300.0, float("inf"), 0.5], [float("nan"), -3.0, float("-inf"), 0.0]])
+    like = torch.tensor([[97.0, 255.0, 255.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
+    assert torch.equal(student(odd[:, None, None]), student(like[:, None, None]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("num_views", [1, 2])
+def test_a_pairs_gradient_is_clipped_by_itself(name: str, num_views: int) -> None:
+    """The real step's chunk against one backward pass a pair, with convolutions that act as the real ones."""
+    student = make(name)
+    effective = EffectiveStudent(student)
+    effective.refresh()
+    texts = torch.stack([seen(TEXTS)] * num_views, dim=1)
+    texts[1, -1] = seen(["another view"])[0]
+    teacher = torch.randn(len(TEXTS), num_views, 16, generator=torch.Generator().manual_seed(1))
+    mask = torch.ones(len(TEXTS), num_views, dtype=torch.bool)
+    found = clipped_chunk(
+        effective.module, Units(images=texts, teacher=teacher, mask=mask), squared_error, clip=0.5
+    )
+    wanted: dict[str, torch.Tensor] = {}
+    for text, feature in zip(texts, teacher, strict=True):
+        effective.module.zero_grad()
+        squared_error(effective.module(text), feature, mask[0]).backward()
+        gradients = {name: value.grad.double() for name, value in effective.module.named_parameters()}
+        norm = torch.sqrt(sum(one.square().sum() for one in gradients.values()))
+        for key, one in gradients.items():
+            wanted[key] = wanted.get(key, 0.0) + one * min(1.0, 0.5 / float(norm))
+    for key, one in wanted.items():
+        torch.testing.assert_close(found[key], one, rtol=1e-3, atol=1e-4)
+
+
+def squared_error(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return ((student - teacher).square().sum(dim=1) * mask).sum()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_purity_probe_asks_with_bytes_and_passes(name: str) -> None:
+    require_pure(make(name), in_channels=1, image_size=(1, 48))
+
+
+def test_the_purity_probe_finds_a_student_of_strings_that_mixes_or_remembers() -> None:
+    class Centred(type(make("text-50k"))):  # type: ignore[misc]
+        def forward(self, text: torch.Tensor) -> torch.Tensor:
+            found = super().forward(text)
+            return found - found.mean(dim=0)
+
+    class Remembering(type(make("text-50k"))):  # type: ignore[misc]
+        last = 0.0
+
+        def forward(self, text: torch.Tensor) -> torch.Tensor:
+            found = super().forward(text)
+            kept, self.last = self.last, float(found.detach().mean())
+            return found + kept
+
+    for kind in (Centred, Remembering):
+        student = make("text-50k")
+        student.__class__ = kind
+        with pytest.raises(PrivacyError):
+            require_pure(student, in_channels=1, image_size=(1, 48))

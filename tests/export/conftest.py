@@ -13,6 +13,7 @@ from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.models.students import Student, build_student
 from export.bundle import Options, export_bundle
 from export.graph.spec import ExportSpec, LinearHead
+from export.profiles.made_up import made_text
 from export.profiles.table import Calibration
 from export.trust.verify import TaskMetric
 
@@ -52,12 +53,14 @@ def make_images(num: int, *, channels: int = 1) -> np.ndarray:
 
 
 def kind_spec(kind: str) -> ExportSpec:
-    """Spec of a student: of depth maps, of recordings, else of images by its architecture."""
+    """Spec of a student: of depth maps, of recordings, of strings, else of images by its architecture."""
     if kind == "depth16":
         return replace(make_spec("ws-50k", channels=2), front_end=kind, offset=0.0, scale=1.0)
     if kind == "wave":
         plain = make_spec("audio-50k", head=True)
         return replace(plain, front_end=kind, image_size=4000, rate_hz=8000, offset=0.0, scale=1.0)
+    if kind == "text":
+        return replace(make_spec("text-50k", head=True), front_end=kind, image_size=48, offset=0.0, scale=1.0)
     return make_spec(kind, head=True, channels=3 if kind.startswith("lite") else 1)
 
 
@@ -68,6 +71,8 @@ def make_inputs(spec: ExportSpec, num: int = 5) -> np.ndarray:
         return generator.integers(0, 5000, (num, SIZE, SIZE, 1), dtype=np.uint16)
     if spec.front_end == "wave":
         return generator.integers(-20000, 20000, (num, spec.image_size), dtype=np.int16)
+    if spec.front_end == "text":
+        return made_text(num, num_bytes=spec.image_size, generator=generator)
     return make_images(num, channels=spec.channels)
 
 

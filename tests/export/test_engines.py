@@ -231,11 +231,11 @@ def test_a_folder_without_an_old_runtime_is_named(tmp_path, monkeypatch):
 
 def test_uneven_sizes_are_no_multiples_of_the_students(cored):
     with np.load(cored("ws-50k") / "golden.npz") as golden:
-        sizes = at_uneven_sizes(golden["image"])
+        sizes = at_uneven_sizes(golden["image"], "image")
     assert {name: one.shape for name, one in sizes.items()} == {
         name: (1, *map(int, name.split("x")), 1) for name in ("64x64", "100x80", "17x81", "81x17")
     }
-    assert {name: one.shape for name, one in at_uneven_sizes(np.zeros((3, 400))).items()} == {
+    assert {name: one.shape for name, one in at_uneven_sizes(np.zeros((3, 400)), "wave").items()} == {
         "601": (1, 601),
         "299": (1, 299),
     }

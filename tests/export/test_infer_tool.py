@@ -124,6 +124,10 @@ class TestRawFrames:
             raw_form(form, Student(model))
         assert caught.value.exit_code == 2
 
+    def test_lines_are_for_strings_alone(self, model, capsys):
+        assert main([str(model), "--lines", "x.txt"]) == 2
+        assert "--lines is for a student of strings" in capsys.readouterr().err
+
     def test_sound_and_depth_have_forms_of_their_own(self, cored, make, tmp_path, capsys):
         for kind, form, refused in (("wave", "4000", "32x32"), ("depth16", "32x32", "4000")):
             folder, given = cored(kind), make.inputs(make.kind(kind), 2)

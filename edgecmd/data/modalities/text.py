@@ -104,4 +104,5 @@ TEXT = Modality(
     degradations={"erase": erase_letters, "shuffle": shuffle_letters, "truncate": truncate},
     cheap_student="text-50k",
     reader="strings",
+    front_end="text",
 )

@@ -62,7 +62,8 @@ def varied(text_B11L: Batch, *, strength: float, generator: torch.Generator) -> 
     batch, length = len(text_B11L), text_B11L.shape[-1]
     chance = torch.rand(batch, 3 * length + 2, generator=generator, device=generator.device)
     chance = sent(chance, text_B11L.device) / strength
-    swap, drop, repeat, whole = chance.split([length, length, length, 2], dim=1)
+    swap, drop, repeat = (chance[:, place * length : (place + 1) * length] for place in range(3))
+    whole = chance[:, 3 * length :]
     text_BM = characters(text_B11L.flatten(1).clamp(0, 255).long())
     first, every = (whole < whole.new_tensor([FIRST, ALL])).unbind(dim=1)
     text_BM = _in_other_case(text_BM, first=first, every=every)

@@ -3,7 +3,6 @@
 Shapes: N examples, L bytes.
 """
 
-import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,64 +11,59 @@ from jaxtyping import UInt8
 from edgecmd.core.errors import DataError
 from edgecmd.core.text import counted
 from edgecmd.data.modalities.row import Stored
+from edgecmd.data.user_files.string_bytes import MOST_BYTES as MOST_BYTES
+from edgecmd.data.user_files.string_bytes import cut as cut
+from edgecmd.data.user_files.string_bytes import padded, plain, problem_of
 
-# Longer rows of bytes are something else.
-MOST_BYTES = 512
-# Control characters, halves of pairs, ends of lines and paragraphs: none of them is part of a string.
-REFUSED = frozenset({"Cc", "Cs", "Zl", "Zp"})
 Strings = UInt8[np.ndarray, "num bytes"]
 
 
-def plain(text: str) -> str:
-    """A string as it is stored: NFC, and no white space at either end. Case stays, views vary it."""
-    return unicodedata.normalize("NFC", text).strip()
-
-
 def encode_strings(strings: Sequence[str], num_bytes: int) -> Strings:
-    """Strings as they are stored, (N, L): `plain`, UTF-8, cut before the first character that is too many.
-
-    A cut may part a letter from a combining mark behind it, but never the bytes of one character.
+    """Strings as they are stored, (N, L), each as `row_of` has it.
 
     Args:
         strings: At least one character each, other than white space.
         num_bytes: L.
 
     Raises:
-        DataError: One is empty, has a control character, the end of a line or half of a surrogate pair, or
-            begins with a character of more than L bytes.
+        DataError: One cannot be stored; the message has its place.
 
     Guarantees:
         `decode_strings` gives what was kept, and that is stored as the same bytes again.
     """
     stored = np.zeros((len(strings), num_bytes), dtype=np.uint8)
     for row, text in enumerate(strings):
-        problem = problem_of(text)
-        if problem:
-            raise DataError(f"The string {text[:40]!r}, number {row + 1}, {problem}.")
-        kept = cut(plain(text).encode(), num_bytes)
-        if not kept:
-            raise DataError(
-                f"The string {text[:40]!r}, number {row + 1}, begins with a character of more than"
-                f" {counted(num_bytes, 'byte')}. Raise data.text_bytes."
-            )
-        stored[row, : len(kept)] = np.frombuffer(kept, np.uint8)
+        try:
+            stored[row] = row_of(text, num_bytes)
+        except DataError as error:
+            raise DataError(f"String {row + 1} of {len(strings)}: {error}") from error
     return stored
 
 
-def problem_of(text: str) -> str:
-    """Why a string cannot be stored, as the end of a sentence; empty: it can."""
-    if not plain(text):
-        return "is empty. Leave it out"
-    for place, one in enumerate(text):
-        if unicodedata.category(one) in REFUSED:
-            shown = one.encode("unicode_escape").decode()
-            return f"has the character {shown} at place {place + 1}, which no string may have. Remove it"
-    return ""
+def row_of(text: str, num_bytes: int) -> UInt8[np.ndarray, " bytes"]:
+    """A string as it is stored, (L,): `plain`, UTF-8, cut before the first character that is too many.
+
+    A cut may part a letter from a combining mark behind it, but never the bytes of one character.
+
+    Raises:
+        DataError: It is empty, has a control character, the end of a line or half of a surrogate pair, or
+            begins with a character of more than L bytes.
+    """
+    problem = problem_of(text)
+    if problem:
+        raise DataError(f"The text {text[:40]!r} {problem}.")
+    kept = cut(plain(text).encode(), num_bytes)
+    if not kept:
+        raise DataError(
+            f"The text {text[:40]!r} begins with a character of more than {counted(num_bytes, 'byte')}. Raise"
+            " data.text_bytes."
+        )
+    return padded(kept, num_bytes)
 
 
-def cut(encoded: bytes, num_bytes: int) -> bytes:
-    """The longest beginning of at most ``num_bytes`` that ends with a whole character, and no space."""
-    return encoded[:num_bytes].decode(errors="ignore").rstrip().encode()
+def is_cut(text: str, num_bytes: int) -> bool:
+    """Whether a string has more than L bytes."""
+    return len(plain(text).encode()) > num_bytes
 
 
 def decode_strings(stored: Stored) -> list[str]:
@@ -78,7 +72,7 @@ def decode_strings(stored: Stored) -> list[str]:
 
 
 def check_strings(stored: Stored, *, name: str) -> None:
-    """Refuse rows of bytes that `encode_strings` would never give.
+    """Refuse rows of bytes that `encode_strings` would never give; empty ones are for `is_constant`.
 
     Args:
         stored: (N, L).
@@ -86,23 +80,26 @@ def check_strings(stored: Stored, *, name: str) -> None:
 
     Raises:
         DataError: A row has a 0 before its last byte, is no UTF-8, not as `plain` makes it, or has a
-            character that no string may have. Empty rows are for `is_constant`.
+            character that no string may have.
     """
     for row, one in enumerate(np.asarray(stored)):
-        problem = _problem_of_bytes(one.tobytes().rstrip(b"\0"))
-        if problem:
-            raise DataError(
-                f"{name}: row {row} {problem}. Make rows with edgecmd.data.modalities.utf8.encode_strings."
-            )
+        text = text_of(one, name=f"{name}: row {row}")
+        if text and (text != plain(text) or problem_of(text)):
+            why = problem_of(text) or "is not NFC, or begins or ends with white space"
+            raise DataError(f"{name}: row {row}: the text {text[:40]!r} {why}.")
 
 
-def _problem_of_bytes(encoded: bytes) -> str:
+def text_of(row: Stored, *, name: str) -> str:
+    """The string of a row of bytes.
+
+    Raises:
+        DataError: It has a 0 before its last byte, or is no UTF-8.
+    """
+    encoded = row.tobytes().rstrip(b"\0")
     try:
         text = encoded.decode()
     except UnicodeDecodeError as error:
-        return f"is no UTF-8 at byte {error.start}"
+        raise DataError(f"{name} is no UTF-8 at byte {error.start}. Save text.encode().") from error
     if "\0" in text:
-        return "has a 0 before its last byte; zeros are padding"
-    if text and text != plain(text):
-        return f"is {text[:40]!r}, which is not NFC, or begins or ends with white space"
-    return problem_of(text) if text else ""
+        raise DataError(f"{name} has a 0 before its last byte; zeros are padding. Leave them out.")
+    return text

@@ -203,7 +203,7 @@ def read_table(
     if not lines.cells:
         problems.append(f"{path} is empty. Its first line must name {','.join((*required, *optional))}.")
         return {}
-    header = [canonical(name).lower() for name in _fitted(lines.cells[0], 0)]
+    header = [canonical(name).lower() for name in without_last_empty(lines.cells[0])]
     before = len(problems)
     problems += [f"{path} {sentence}" for sentence in misspelt(header, optional)]
     problems += [f"{path} {sentence}" for sentence in _header_problems(lines, header, required, optional)]
@@ -262,16 +262,7 @@ def _lines(text: str, *, required: Sequence[str]) -> _Lines:
         choices, skipped = [named if named in DELIMITERS else ","], 1
         text = text[len(first) :].lstrip("\r\n")
     head = next((line for line in io.StringIO(text, newline=None) if line.strip()), "")
-
-    def fit(delimiter: str) -> tuple[int, int]:
-        try:
-            names = [canonical(one).lower() for one in next(csv.reader([head], delimiter=delimiter), [])]
-        except csv.Error:
-            return (-1, 0)
-        return (sum(name in names for name in required), len(names))
-
-    # The first of equal ones: commas before the others.
-    delimiter = max(choices, key=fit)
+    delimiter = delimiter_of(head, required=required, choices=choices)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     cells, numbers, first_number = [], [], 1 + skipped
     try:
@@ -283,6 +274,34 @@ def _lines(text: str, *, required: Sequence[str]) -> _Lines:
     except csv.Error as error:
         raise ValueError(_csv_trouble(error, first=first_number, last=reader.line_num + skipped)) from error
     return _Lines(cells=cells, numbers=numbers, delimiter=delimiter)
+
+
+def delimiter_of(head: str, *, required: Sequence[str], choices: Iterable[str] = DELIMITERS) -> str:
+    """What is between the names of a header: what gives most of the required ones, else most cells."""
+
+    def fit(delimiter: str) -> tuple[int, int]:
+        names = names_in(head, delimiter)
+        return (sum(name in names for name in required), len(names))
+
+    # The first of equal ones: commas before the others.
+    return max(choices, key=fit)
+
+
+def names_in(head: str, delimiter: str) -> list[str]:
+    """Names of columns in a header; none where it cannot be cut so."""
+    try:
+        return [canonical(one).lower() for one in next(csv.reader([head], delimiter=delimiter), [])]
+    except csv.Error:
+        return []
+
+
+def header_of(path: Path) -> list[str]:
+    """Names of the columns of a CSV file; none where it is absent or cannot be read."""
+    try:
+        lines = _lines(_text(path, []), required=("id",))
+    except (OSError, ValueError):
+        return []
+    return [canonical(name).lower() for name in lines.cells[0]] if lines.cells else []
 
 
 def _csv_trouble(error: csv.Error, *, first: int, last: int) -> str:
@@ -304,7 +323,7 @@ def _csv_trouble(error: csv.Error, *, first: int, last: int) -> str:
     return f"line {last}: {error}. {WAY_OUT}"
 
 
-def _fitted(cells: Sequence[str], width: int) -> list[str]:
+def without_last_empty(cells: Sequence[str], width: int = 0) -> list[str]:
     """Cells without the empty ones beyond ``width``, which spreadsheets add at the end."""
     kept = list(cells)
     while len(kept) > width and not kept[-1].strip():
@@ -336,7 +355,7 @@ def _table(
 ) -> Table:
     """The rows by id, of lines with as many cells as the header."""
     width = len(header)
-    full = [_fitted(cells, width) for cells in lines.cells[1:]]
+    full = [without_last_empty(cells, width) for cells in lines.cells[1:]]
     odd = [index for index, row in enumerate(full) if len(row) != width]
     if odd:
         first = odd[0]

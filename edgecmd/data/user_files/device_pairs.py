@@ -7,6 +7,7 @@ device's own log. No pair and one pair are answers like any other. Labels beside
 Shapes: N pairs, S side of an image, T samples of a recording.
 """
 
+import csv
 import hashlib
 import math
 import stat
@@ -23,9 +24,25 @@ from edgecmd.data.modalities.table import target_kinds
 from edgecmd.data.pairs import PairedData
 from edgecmd.data.stored.decoded_pairs import Decoded, DecodedPairs
 from edgecmd.data.user_files import images as image_files
-from edgecmd.data.user_files.csv_tables import canonical
+from edgecmd.data.user_files.csv_tables import (
+    canonical,
+    delimiter_of,
+    names_in,
+    without_ending,
+    without_last_empty,
+)
 from edgecmd.data.user_files.decode import ArrayHeader, DecodeError, npz_arrays, npz_headers, npz_rows
-from edgecmd.data.user_files.halves import READERS, Half, half_modality, read_halves, stored_half
+from edgecmd.data.user_files.halves import (
+    CELLS,
+    READERS,
+    Cell,
+    Half,
+    form_of,
+    half_modality,
+    read_halves,
+    read_source,
+    stored_half,
+)
 from edgecmd.data.user_files.images import (
     Sides,
     check_pair_aspect,
@@ -35,14 +52,15 @@ from edgecmd.data.user_files.images import (
     to_rgb,
     to_square,
 )
-from edgecmd.data.user_files.npz import RATE, is_depth, is_sound, measured
+from edgecmd.data.user_files.npz import RATE, is_depth, is_line, measured
 from edgecmd.data.user_files.pair_files import MEDIA, is_hidden
-from edgecmd.data.user_files.sound_files import Recording
 from edgecmd.settings import DataConfig
 
 SHOWN_REASONS = 5
 # Of one file. More could fill the memory of a device, and one pair would end its answer.
 MOST_BYTES, MOST_PIXELS = 200_000_000, 50_000_000
+# Of a line of pairs.csv.
+MOST_LINE_BYTES = 65_536
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -138,6 +156,7 @@ class _Seen:
 
 def _collected(every: Iterator[_Seen], *, sides: Sides, kind: str) -> DevicePairs:
     kept, digests, present, skipped = [], [], [], []
+    form = form_of(kind, sides)
     for one in every:
         if one.digest:
             present.append(one.digest)
@@ -150,26 +169,18 @@ def _collected(every: Iterator[_Seen], *, sides: Sides, kind: str) -> DevicePair
         source=np.stack([source for source, _ in kept])
         if kept
         else np.zeros((0, sides.source, sides.source, 3), np.uint8),
-        target=np.stack([target for _, target in kept]) if kept else _no_targets(kind, sides),
+        target=np.stack([target for _, target in kept]) if kept else np.zeros((0, *form.shape), form.dtype),
     )
     return DevicePairs(data=data, digests=tuple(digests), present=tuple(present), skipped=tuple(skipped))
-
-
-def _no_targets(kind: str, sides: Sides) -> np.ndarray:
-    """No target of a kind, in the shape that one more would have."""
-    modality = target_kinds()[kind]
-    shape = modality.stored_shape(
-        channels=modality.kinds[kind],
-        side=sides.target,
-        samples=sides.clip.num_samples,
-        text_bytes=sides.text_bytes,
-    )
-    return np.zeros((0, *shape), modality.dtype)
 
 
 def _folder_rows(path: Path, *, sides: Sides, kind: str, memory: DecodedPairs) -> Iterator[_Seen]:
     """Each id of ``source/`` and ``target/`` as a pair, or why it is none."""
     sources = _files(path / "source", image_files.SUFFIXES)
+    cell = CELLS.get(target_kinds()[kind].reader)
+    if cell is not None:
+        yield from _table_rows(path / "pairs.csv", cell, sources, sides=sides, memory=memory)
+        return
     targets = _files(path / "target", tuple(one for reader in READERS.values() for one in reader.suffixes))
     for name in sorted(sources.keys() | targets.keys()):
         halves = (sources.get(name, []), targets.get(name, []))
@@ -225,6 +236,108 @@ def _seen_files(source: Path, target: Path, *, sides: Sides, kind: str, memory: 
         return _Seen(digest=digest, halves=halves)
     except Exception as error:
         return _Seen(digest=digest, why=f"{target.name}: {error}")
+
+
+def _table_rows(
+    file: Path, cell: Cell, sources: Mapping[str, list[Path]], *, sides: Sides, memory: DecodedPairs
+) -> Iterator[_Seen]:
+    """Each id of ``pairs.csv`` as a pair of an image and a cell, or why it is none."""
+    lines: dict[str, list[_Line]] = {}
+    for line in _lines(file, cell):
+        if line.why:
+            yield _Seen(why=line.why)
+        else:
+            lines.setdefault(line.name, []).append(line)
+    for name, found in sorted(lines.items()):
+        if len(found) > 1:
+            for _ in found:
+                yield _Seen(why=f"{name}: {len(found)} lines in place of one")
+            continue
+        (line,) = found
+        files = sources.get(line.source) or sources.get(without_ending(line.source)) or []
+        if len(files) == 1:
+            yield _seen_cell(line, files[0], cell, sides=sides, memory=memory)
+        else:
+            yield _Seen(why=f"{name}: {len(files)} files of the image {line.source} in place of one")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Line:
+    """A line of ``pairs.csv``: its id, its image and its cell, or why it has none."""
+
+    name: str = ""
+    source: str = ""
+    text: str = ""
+    why: str = ""
+
+
+def _lines(file: Path, cell: Cell) -> Iterator[_Line]:
+    """The lines of a table, each read by itself, so that whatever one has in it says nothing of another.
+
+    Raises:
+        PrivacyError: The file cannot be read, or its header lacks a column: that is no pair's, but the
+            owner's fault. A missing file is one without lines: one pair could make it.
+    """
+    needed = ("id", cell.column)
+    try:
+        with file.open("rb") as stream:
+            head = stream.readline(MOST_LINE_BYTES).decode("utf-8-sig", "replace").strip()
+            delimiter = delimiter_of(head, required=needed)
+            names = without_last_empty(names_in(head, delimiter))
+            if any(names.count(one) != 1 for one in needed):
+                raise PrivacyError(
+                    f"{file} begins with {head[:200]!r}; its first line must name the columns id and"
+                    f" {cell.column}, each once, in UTF-8. Run `edgecmd data check`.",
+                    code="node-config",
+                )
+            number = 1
+            while raw := stream.readline(MOST_LINE_BYTES):
+                number += 1
+                if raw.strip():
+                    yield _line(raw, names, cell, delimiter=delimiter, name=f"{file.name} line {number}")
+                while raw and not raw.endswith(b"\n"):
+                    raw = stream.readline(MOST_LINE_BYTES)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise PrivacyError(
+            f"{file} cannot be read: {error.strerror}. Let the node's user read it.", code="node-config"
+        ) from error
+
+
+def _line(raw: bytes, names: list[str], cell: Cell, *, delimiter: str, name: str) -> _Line:
+    try:
+        if len(raw) == MOST_LINE_BYTES:
+            raise DataError(f"it has {MOST_LINE_BYTES:,} bytes or more")
+        cells = next(csv.reader([raw.decode().rstrip("\r\n")], delimiter=delimiter, strict=True))
+        cells = without_last_empty(cells, len(names))
+        if len(cells) != len(names):
+            raise DataError(f"it has {len(cells)} cells for {len(names)} columns")
+        row = dict(zip(names, map(canonical, cells), strict=True))
+        if not row["id"]:
+            raise DataError("its id is empty")
+        return _Line(name=row["id"], source=row.get("source") or row["id"], text=row[cell.column])
+    except Exception as error:
+        return _Line(why=f"{name}: {error}")
+
+
+def _seen_cell(line: _Line, source: Path, cell: Cell, *, sides: Sides, memory: DecodedPairs) -> _Seen:
+    told = line.text.encode()
+    # Before it is read, as of two files; the cell is here.
+    state, digest = memory.state_of((source,)), ""
+    state = state and f"{state} {hashlib.sha256(told).hexdigest()}"
+    known = memory.find(state)
+    if known is not None:
+        memory.keep(state, known)
+        return _Seen(digest=known.digest, halves=known.halves)
+    try:
+        digest = _digest(_content(source), told)
+        target = cell.read(line.text, sides)
+        picture, _ = read_source(source, side=sides.source, fit=sides.fit)
+        memory.keep(state, Decoded(digest=digest, halves=(picture, target)))
+        return _Seen(digest=digest, halves=(picture, target))
+    except Exception as error:
+        return _Seen(digest=digest, why=f"{line.name}: {error}")
 
 
 def _content(path: Path) -> bytes:
@@ -335,7 +448,7 @@ def _seen_arrays(
         name = f"row {row}"
         picture = _array_picture(source, side=sides.source, fit=sides.fit, name=name)
         half = _array_half(target, rate=rate, sides=sides, name=name)
-        if not isinstance(half, Recording):
+        if not is_line(target[None]):
             check_pair_aspect(_size(source), _size(target), name=name)
         # A grey source, (S, S), is shown to the teacher in three channels.
         colour = to_rgb(picture.reshape(1, *picture.shape[:2], -1))[0]
@@ -348,7 +461,7 @@ def _array_half(target: np.ndarray, *, rate: int, sides: Sides, name: str) -> Ha
     """The target of one row."""
     if is_depth(target[None]):
         check_size(_size(target), side=sides.target, fit=sides.fit, name=name)
-    elif not is_sound(target[None]):
+    elif not is_line(target[None]):
         return _array_picture(target, side=sides.target, fit=sides.fit, name=name)
     return measured(target, rate=rate, sides=sides, name=name)
 

@@ -7,7 +7,9 @@
       target/<id>.png    the same, as the device will see it: an image, or with 16 bits a depth map;
                          or <id>.wav, <id>.flac: a recording of it
       target_mask/<id>.png  optional: the class of each pixel of the target (`mask_files`)
-      pairs.csv          optional: id, and owner (for federation.partition) or concept (for the split)
+      pairs.csv          optional: id, and owner (for federation.partition) or concept (for the split);
+                         without target/ a column text, which has the targets themselves, and optionally
+                         source, the image of each: then several lines may share one
       labels.csv         optional: id,label; for evaluation alone, no client reads it
       public/            optional: public source images, for the anchors
 
@@ -25,13 +27,13 @@ from pathlib import Path
 
 import numpy as np
 
-from edgecmd.core.errors import ConfigError
+from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.core.machine import path_trouble
 from edgecmd.core.text import counted
 from edgecmd.data.experiment import Experiment
 from edgecmd.data.findings import CHECK_COMMAND, ProblemsError
 from edgecmd.data.labelled import Masks
-from edgecmd.data.modalities.table import kind_of
+from edgecmd.data.modalities.table import kind_of, target_kinds
 from edgecmd.data.pairs import PublicSource
 from edgecmd.data.stored.store import Form
 from edgecmd.data.stored.through_store import (
@@ -44,8 +46,18 @@ from edgecmd.data.stored.through_store import (
     target_form,
     through_store,
 )
-from edgecmd.data.user_files.csv_tables import check_ids, few, read_table
-from edgecmd.data.user_files.halves import Maps, Seen, check_one_kind, notes_on_targets, read_halves
+from edgecmd.data.user_files.csv_tables import Table, check_ids, few, header_of, read_table, without_ending
+from edgecmd.data.user_files.halves import (
+    CELLS,
+    Cell,
+    Maps,
+    Seen,
+    check_one_kind,
+    form_of,
+    notes_on_targets,
+    read_halves,
+    read_source,
+)
 from edgecmd.data.user_files.images import Sides, notes_on_frames, sides_of, to_grey
 from edgecmd.data.user_files.mask_files import FOLDER as MASK_FOLDER
 from edgecmd.data.user_files.mask_files import read_masks
@@ -239,6 +251,9 @@ def read_own(reading: Reading) -> OwnPairs | None:
 
 def _read_folder(reading: Reading) -> OwnPairs | None:
     """Read source/, target/ and what is beside them."""
+    cell = _cell_in(reading.path)
+    if cell is not None:
+        return _read_cells(reading, cell)
     path, problems, notes, sides = reading.path, reading.problems, reading.notes, reading.sides
     beside(path, problems, notes=notes)
     sources = files_by_id(path / "source", problems, notes=notes)
@@ -264,27 +279,128 @@ def _read_folder(reading: Reading) -> OwnPairs | None:
 
 def _listed(reading: Reading, files: Files, kind: FileKind) -> Listed:
     """The pairs by their files."""
-    sides, config, every = reading.sides, reading.config, list(files.values())
-    grey = config.target_kind == "grey"
-    # What is turned round is a picture for the teacher first, and grey then.
-    colours = 1 if grey and sides.reverse else 3
+    sides, every = reading.sides, list(files.values())
+    grey = reading.config.target_kind == "grey"
 
     def halves(row: int) -> Read:
         picture, half = read_halves(*every[row], sides)
         return {SOURCE: picture, TARGET: half}
 
-    def forms() -> dict[str, Form]:
-        source = Form(shape=(sides.source, sides.source, colours), dtype=np.dtype(np.uint8))
-        return {SOURCE: source, TARGET: target_form((one for _, one in every), kind, sides, grey=grey)}
+    def form() -> Form:
+        return target_form((one for _, one in every), kind, sides, grey=grey)
 
+    return _list(reading, files, read=halves, target=form)
+
+
+def _list(
+    reading: Reading, files: Files, *, read: Callable[[int], Read], target: Callable[[], Form]
+) -> Listed:
+    """Pairs by their files, with how a row is read, and the form of its target."""
+    sides, config = reading.sides, reading.config
+    # What is turned round is a picture for the teacher first, and grey then.
+    colours = 1 if config.target_kind == "grey" and sides.reverse else 3
+    source = Form(shape=(sides.source, sides.source, colours), dtype=np.dtype(np.uint8))
     return Listed(
         what=f"folder {reading.path.resolve()} {sides!r} {config.target_kind} {config.max_pairs}",
         files=list(files.items()),
         config=config,
         row_bytes=pair_bytes(config),
-        read=halves,
-        forms=forms,
+        read=read,
+        forms=lambda: {SOURCE: source, TARGET: target()},
     )
+
+
+def _cell_in(path: Path) -> Cell | None:
+    """What pairs.csv has the targets of, where they are no files."""
+    if (path / "target").exists():
+        return None
+    header = header_of(path / "pairs.csv")
+    return next((one for one in CELLS.values() if one.column in header), None)
+
+
+def _read_cells(reading: Reading, cell: Cell) -> OwnPairs | None:
+    """Read source/, and the targets out of pairs.csv."""
+    path, problems, notes, sides = reading.path, reading.problems, reading.notes, reading.sides
+    beside(path, problems, notes=notes)
+    images = files_by_id(path / "source", problems, notes=notes)
+    file = path / "pairs.csv"
+    required, optional = ("id", cell.column), ("source", "owner", "concept")
+    table = read_table(file, required=required, optional=optional, problems=problems, notes=notes)
+    ids = sorted(table)
+    shown = _images_of(file, table, images, problems, notes=notes)
+    _look_at_cells(file, {one: table[one][cell.column] for one in ids}, cell, reading)
+    columns = {name: [table[one].get(name, "") for one in ids] for name in ("owner", "concept")}
+    columns = {name: texts for name, texts in columns.items() if any(name in row for row in table.values())}
+    if "concept" not in columns and any(row.get("source") for row in table.values()):
+        # Strings of one image are no two concepts.
+        columns["concept"] = [shown.get(one, one) for one in ids]
+    columns |= _read_labels(path, ids, problems, notes=notes)
+    if (path / MASK_FOLDER).is_dir():
+        nouns = target_kinds()[cell.kind].nouns
+        problems.append(f"{path / MASK_FOLDER} has masks, but {nouns} have no pixels. Remove the folder.")
+    if sides.reverse and not reading.config.public_path and not (path / "public").is_dir():
+        _built_in(reading)
+    reading.pause()
+    rows = drawn(ids, reading.config, notes=notes)
+    files = {ids[row]: (images[shown[ids[row]]], file) for row in rows if ids[row] in shown}
+    every = list(files.items())
+
+    def halves(row: int) -> Read:
+        name, (image, _) = every[row]
+        picture, _ = read_source(image, side=sides.source, fit=sides.fit)
+        return {SOURCE: picture, TARGET: cell.read(table[name][cell.column], sides)}
+
+    listed = _list(reading, files, read=halves, target=lambda: form_of(cell.kind, sides))
+    found = through_store(listed, problems=problems, notes=notes)
+    notes += notes_on_frames({f"{SOURCE}/{one}": image for one, image in images.items()})
+    data = pairs_of(found)
+    if data is None:
+        return None
+    kept = {name: [texts[row] for row in rows] for name, texts in columns.items()}
+    return OwnPairs(ids=tuple(files), data=data, columns=kept)
+
+
+def _images_of(
+    file: Path, table: Table, images: Mapping[str, Path], problems: list[str], *, notes: list[str]
+) -> dict[str, str]:
+    """The image of each id: what its cell ``source`` names, else the one of the same id."""
+    found = {}
+    for name, row in table.items():
+        wanted = row.get("source") or name
+        named = next((one for one in (wanted, without_ending(wanted)) if one in images), None)
+        if named is not None:
+            found[name] = named
+    absent = {table[one].get("source") or one for one in table if one not in found}
+    if absent and images:
+        problems.append(
+            f"{file} names images that source/ does not have: {few(absent)}. An image is named by its file,"
+            " with or without the ending, in the column source, or by the id."
+        )
+    unused = images.keys() - set(found.values())
+    if unused and table:
+        notes.append(f"{file} has no line for images of source/, which are not used: {few(unused)}.")
+    return found
+
+
+def _look_at_cells(file: Path, texts: Mapping[str, str], cell: Cell, reading: Reading) -> None:
+    """Tell of cells that are no target, and of those of which a part is kept."""
+    wrong = {}
+    for name, text in texts.items():
+        try:
+            cell.read(text, reading.sides)
+        except DataError as error:
+            wrong[name] = str(error)
+    if wrong:
+        first = min(wrong)
+        reading.problems.append(
+            f"{file} has a {cell.column} that cannot be used: {few(wrong)}. Of {first!r}: {wrong[first]}"
+        )
+    long = [name for name, text in texts.items() if cell.is_cut(text, reading.sides)]
+    if long:
+        reading.notes.append(
+            f"{file} has a {cell.column} of which only the beginning is kept: {few(long)}. {cell.setting}"
+            " says how much."
+        )
 
 
 def _look(reading: Reading, files: Files, seen: Mapping[str, Seen], maps: Maps, notes: list[str]) -> None:
@@ -307,6 +423,19 @@ def _masks(path: Path, targets: Mapping[str, Path], kind: FileKind, reading: Rea
     return read_masks(path, targets, config=reading.config, problems=reading.problems, notes=reading.notes)
 
 
+def _read_labels(
+    path: Path, ids: list[str], problems: list[str], *, notes: list[str]
+) -> dict[str, list[str]]:
+    """Label of each id, as far as labels.csv gives it; none where there is no such file."""
+    file = path / "labels.csv"
+    if not file.exists():
+        return {}
+    table = read_table(file, required=("id", "label"), optional=(), problems=problems, notes=notes)
+    if ids and table:
+        table = check_ids(file, table, ids=ids, complete=False, problems=problems, notes=notes)
+    return {"label": [table.get(one, {}).get("label", "") for one in ids]}
+
+
 def _read_columns(
     path: Path, ids: list[str], problems: list[str], *, notes: list[str]
 ) -> dict[str, list[str]]:
@@ -321,11 +450,7 @@ def _read_columns(
             table = check_ids(pairs_csv, table, ids=ids, complete=True, problems=problems, notes=notes)
         given = {name for row in table.values() for name in row} - {"id"}
         columns |= {name: [table.get(one, {}).get(name, "") for one in ids] for name in sorted(given)}
-    if labels_csv.exists():
-        table = read_table(labels_csv, required=("id", "label"), optional=(), problems=problems, notes=notes)
-        if ids and table:
-            table = check_ids(labels_csv, table, ids=ids, complete=False, problems=problems, notes=notes)
-        columns["label"] = [table.get(one, {}).get("label", "") for one in ids]
+    columns |= _read_labels(path, ids, problems, notes=notes)
     # The folder of a file is its label where no table says another.
     folders = [one.rpartition("/")[0] for one in ids]
     if all(folders) and folders:

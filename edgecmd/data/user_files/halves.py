@@ -1,7 +1,7 @@
 """Both halves of a pair from its two files, and all pairs as two arrays.
 
 What a target is follows from its file: ``.wav`` or ``.flac`` is a recording, one channel of 16 bits a depth
-map, everything else an image.
+map, everything else an image. Strings have no files: they are cells of ``pairs.csv``.
 
 Shapes: S side of a half.
 """
@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 
 from edgecmd.core.errors import DataError
+from edgecmd.data.modalities import utf8
 from edgecmd.data.modalities.depth import DEPTH
 from edgecmd.data.modalities.image import IMAGE
 from edgecmd.data.modalities.row import Modality
-from edgecmd.data.modalities.table import MODALITIES
+from edgecmd.data.modalities.table import modality_of, target_kinds
 from edgecmd.data.stored.array_files import Examples
+from edgecmd.data.stored.store import Form
 from edgecmd.data.user_files import images, sound_files
 from edgecmd.data.user_files.csv_tables import few
 from edgecmd.data.user_files.images import (
@@ -104,6 +106,49 @@ READERS: dict[str, Reader] = {
 }
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """How targets are read that are cells of ``pairs.csv`` and no files.
+
+    Attributes:
+        column: Name of their column.
+        kind: Of the targets, a key of `edgecmd.data.modalities.table.target_kinds`.
+        read: A target as a run takes it; raises a DataError that says what is wrong with the cell.
+        is_cut: Whether a cell holds more than is kept.
+        setting: What says how much is kept.
+    """
+
+    column: str
+    kind: str
+    read: Callable[[str, Sides], np.ndarray]
+    is_cut: Callable[[str, Sides], bool]
+    setting: str
+
+
+# By the same names.
+CELLS: dict[str, Cell] = {
+    "strings": Cell(
+        column="text",
+        kind="text",
+        read=lambda text, sides: utf8.row_of(text, sides.text_bytes),
+        is_cut=lambda text, sides: utf8.is_cut(text, sides.text_bytes),
+        setting="data.text_bytes",
+    ),
+}
+
+
+def form_of(kind: str, sides: Sides) -> Form:
+    """One stored target of a kind, a key of `edgecmd.data.modalities.table.target_kinds`."""
+    modality = target_kinds()[kind]
+    shape = modality.stored_shape(
+        channels=modality.kinds[kind],
+        side=sides.target,
+        samples=sides.clip.num_samples,
+        text_bytes=sides.text_bytes,
+    )
+    return Form(shape=shape, dtype=np.dtype(modality.dtype))
+
+
 def read_halves(source: Path, target: Path, sides: Sides) -> Halves:
     """Both halves of a pair; images and depth maps of one field of view.
 
@@ -123,9 +168,9 @@ def stored_half(half: Half) -> np.ndarray:
 
 
 def half_modality(half: Half) -> Modality:
-    """Modality of a half: of those of its reader the one whose type its numbers have."""
-    reader, dtype = "sound" if isinstance(half, Recording) else "picture", stored_half(half).dtype
-    return next(one for one in MODALITIES.values() if one.reader == reader and one.dtype == dtype)
+    """Modality of a half; of a grey image with two axes too."""
+    stored = stored_half(half)
+    return modality_of(stored[None, ..., None] if stored.ndim == 2 else stored[None])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,6 +14,7 @@ from PIL import Image
 from edgecmd.core.errors import DataError
 from edgecmd.core.text import counted
 from edgecmd.data.modalities.row import Pictures
+from edgecmd.data.modalities.utf8 import row_of, text_of
 from edgecmd.data.pairs import PairedData, PublicSource
 from edgecmd.data.stored.array_files import Examples
 from edgecmd.data.stored.store import Form
@@ -29,7 +30,7 @@ from edgecmd.data.stored.through_store import (
 )
 from edgecmd.data.user_files.csv_tables import canonical, few, misspelt, repeated
 from edgecmd.data.user_files.decode import DecodeError, npz_arrays, npz_headers, npz_members, npz_rows
-from edgecmd.data.user_files.halves import Half
+from edgecmd.data.user_files.halves import Half, form_of
 from edgecmd.data.user_files.images import (
     Sides,
     check_pair_aspect,
@@ -53,7 +54,7 @@ IMAGES = ("source", "target", "public")
 TEXTS = ("id", *COLUMNS)
 RATE = "target_rate_hz"
 KNOWN = (*IMAGES, *TEXTS, RATE)
-GREY_RANK, SOUND_RANK = 3, 2
+GREY_RANK, LINE_RANK = 3, 2
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -67,6 +68,7 @@ def read_archive(
         path: The .npz file. Images are uint8, (N, H, W, C) with C 1 or 3, or (N, H, W); texts are
             (N,), of text or of integers, where -1 stands for unknown. A target of int16 and shape (N, T)
             is recordings; ``target_rate_hz``, one integer, is their rate.
+            A target of uint8 and shape (N, L) is strings, see `edgecmd.data.modalities.utf8`.
             A target of uint16 and shape (N, H, W, 1) or (N, H, W) is depth in units of ``sides.ruler``.
         config: ``store``, ``max_pairs`` and ``target_kind`` are used.
         sides: What the halves are made into.
@@ -150,21 +152,32 @@ def _image_problems(arrays: Arrays) -> list[str]:
             problems += _rate_problems(arrays)
             continue
         channels = array.shape[GREY_RANK:]
-        if name == "target" and is_depth(array):
+        if name == "target" and (is_depth(array) or is_text(array)):
             continue
         if array.dtype != np.uint8 or array.ndim < GREY_RANK or channels not in {(), (1,), (3,)}:
             problems.append(
                 f"has {name} of dtype={array.dtype} and shape={array.shape}; allowed is uint8 of shape (num,"
                 " height, width) or (num, height, width, channels) with 1 or 3 channels. Scale values to"
                 " 0..255 and convert with .astype(numpy.uint8). Depth is a target of uint16 and one"
-                " channel; data.depth_scale_mm sets its unit."
+                " channel; data.depth_scale_mm sets its unit. Strings are a target of uint8 and shape (num,"
+                " bytes)."
             )
     return problems
 
 
 def is_sound(target: np.ndarray) -> bool:
     """Whether targets are recordings: int16 of shape (N, T)."""
-    return target.dtype == np.int16 and target.ndim == SOUND_RANK
+    return target.dtype == np.int16 and target.ndim == LINE_RANK
+
+
+def is_text(target: np.ndarray) -> bool:
+    """Whether targets are strings: uint8 of shape (N, L)."""
+    return target.dtype == np.uint8 and target.ndim == LINE_RANK
+
+
+def is_line(target: np.ndarray) -> bool:
+    """Whether targets have no sides: recordings or strings."""
+    return is_sound(target) or is_text(target)
 
 
 def is_depth(target: np.ndarray) -> bool:
@@ -244,7 +257,7 @@ def _assemble(
     before = len(problems)
     images: dict[str, np.ndarray] = {}
     try:
-        if is_sound(arrays["target"]):
+        if is_line(arrays["target"]):
             images["target"] = _measured(path, arrays, sides=sides, problems=problems)
         else:
             check_pair_aspect(_size(arrays["source"]), _size(arrays["target"]), name=str(path))
@@ -296,7 +309,7 @@ def _through_store(
     grey = config.target_kind == "grey"
     source_grey, target_grey = grey and sides.reverse, grey and not sides.reverse
     try:
-        if not is_sound(target):
+        if not is_line(target):
             check_pair_aspect(_size(source), _size(target), name=str(path))
             check_size(_size(target), side=sides.target, fit=sides.fit, name=f"{path}: target")
         check_size(_size(source), side=sides.source, fit=sides.fit, name=f"{path}: source")
@@ -306,9 +319,10 @@ def _through_store(
 
     def forms() -> dict[str, Form]:
         colours = 3 if target.shape[GREY_RANK:] == (3,) and not target_grey else 1
-        shape = (sides.clip.num_samples,) if is_sound(target) else (sides.target, sides.target, colours)
+        form = Form(shape=(sides.target, sides.target, colours), dtype=target.dtype)
         picture = Form(shape=(sides.source, sides.source, 1 if source_grey else 3), dtype=np.dtype(np.uint8))
-        return {"source": picture, "target": Form(shape=shape, dtype=target.dtype)}
+        lines = {np.dtype(np.int16): "wave", np.dtype(np.uint8): "text"}
+        return {"source": picture, "target": form_of(lines[target.dtype], sides) if is_line(target) else form}
 
     names = _ids(arrays)
     with closing(_Unpacked(path, arrays, ("source", "target"), sides=sides)) as unpacked:
@@ -332,7 +346,7 @@ class _Unpacked:
         self._path, self._sides = path, sides
         self._rows = {name: npz_rows(path, name) for name in names}
         self._next, self._num = 0, len(arrays[names[0]])
-        self._measured = is_sound(arrays["target"]) or is_depth(arrays["target"])
+        self._measured = is_line(arrays["target"]) or is_depth(arrays["target"])
         self._rate = int(arrays[RATE]) if is_sound(arrays["target"]) else 0
 
     def read(self, row: int) -> Read:
@@ -407,7 +421,7 @@ def _public(
 
 
 def _measured(path: Path, arrays: Arrays, *, sides: Sides, problems: list[str]) -> np.ndarray:
-    """Recordings made into clips, or depth maps averaged down; a sentence for each that cannot be."""
+    """Targets as `measured` makes them; a sentence for each that cannot be."""
     made, rate = [], int(arrays[RATE]) if is_sound(arrays["target"]) else 0
     for row, target in enumerate(arrays["target"]):
         try:
@@ -419,7 +433,9 @@ def _measured(path: Path, arrays: Arrays, *, sides: Sides, problems: list[str]) 
 
 
 def measured(target: np.ndarray, *, rate: int, sides: Sides, name: str) -> Half:
-    """One recording of int16, (T,), or one depth map of uint16, (H, W) or (H, W, 1), as training takes it.
+    """One recording of int16, (T,), string of uint8, (L,), or depth map of uint16, (H, W) or (H, W, 1).
+
+    All as training takes them.
 
     Raises:
         DataError: It does not fit, or holds nothing.
@@ -427,6 +443,12 @@ def measured(target: np.ndarray, *, rate: int, sides: Sides, name: str) -> Half:
     if target.dtype == np.int16:
         shares = target.astype(np.float32)[:, None] / FULL_SCALE
         return make_recording(shares, rate, clip=sides.clip, name=name)
+    if target.dtype == np.uint8:
+        text = text_of(target, name=name)
+        try:
+            return row_of(text, sides.text_bytes)
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from error
     return make_depth(
         target.reshape(target.shape[:2]), ruler=sides.ruler, side=sides.target, fit=sides.fit, name=name
     )

@@ -189,7 +189,8 @@ def files_by_id(
         seen = seen_in(folder)
     except FileNotFoundError:
         problems.append(
-            f"{folder} is missing. Pairs are source/<id>.png beside target/<id>.png (or .wav, .flac)."
+            f"{folder} is missing. Pairs are source/<id>.png beside target/<id>.png (or .wav, .flac), or"
+            " beside the text of each id in pairs.csv."
         )
         return {}
     except OSError as error:

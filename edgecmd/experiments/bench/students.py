@@ -10,6 +10,7 @@ from edgecmd.config.assemble import Assembly, run_folder
 from edgecmd.config.reader import flatten
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.jobs import Tell, finish
+from edgecmd.core.seeding import repeats_of
 from edgecmd.run import Run
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def measure(
         assembly: Makes runs.
         architectures: Students; a ``gn-*`` one also gives a row with its normalisation folded away.
         method: A loss, or ``<mechanism>@<epsilon>``.
-        num_seeds: Seeds from 0.
+        num_seeds: How many, from the seed of ``config``.
         warm_steps: Steps of a warm start on public images, with the default settings of distillation; 0 for
             random first weights.
         fold_steps: Steps of the recovery after folding.
@@ -76,7 +77,7 @@ def measure(
     folder = run_folder(config)
     first = {name: _first_weights(config, name, folder, warm_steps, assembly) for name in architectures}
     lines: dict[str, list[dict[str, Any]]] = {}
-    for seed in range(num_seeds):
+    for seed in repeats_of(config.seed, num_seeds):
         for name in architectures:
             one = _settings(
                 config, name, method, seed=seed, folder=folder, path=first[name], fold_steps=fold_steps

@@ -7,6 +7,7 @@ from pathlib import Path
 from edgecmd.config.assemble import Assembly, run_folder
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError
+from edgecmd.core.seeding import repeats_of
 from edgecmd.core.statistics import interval_text
 from edgecmd.core.text import counted
 from edgecmd.experiments.compare.federations import FederationSpec
@@ -86,7 +87,7 @@ def _one_federation(
             folder=folder,
             label=f"{method} {count} local",
         )
-        for seed in range(asked.num_seeds)
+        for seed in repeats_of(asked.config.seed, asked.num_seeds)
         for method in asked.methods
         for count in counts
     ]

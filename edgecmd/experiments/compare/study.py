@@ -11,6 +11,7 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, nearest
 from edgecmd.core.files import write_bytes_atomically, write_json, write_text_atomically
 from edgecmd.core.jobs import Tell, quiet
+from edgecmd.core.seeding import repeats_of
 from edgecmd.core.text import counted
 from edgecmd.data.partition import partition_of
 from edgecmd.evaluation.metrics import known
@@ -63,9 +64,9 @@ class Asked:
     """What a comparison is to do.
 
     Attributes:
-        config: Settings but for seed and federation.
+        config: Settings but for the federation; its seed is the first.
         methods: Names, checked.
-        num_seeds: Seeds from 0.
+        num_seeds: How many, from the seed of ``config``.
         num_jobs: Processes at a time.
         headline: Metric of the verdict and of the choice of learning rates and temperatures.
         rates: Learning rates that are tried; empty for that of ``config``.
@@ -281,14 +282,14 @@ def run_methods(
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, dict[Trial, float]], float]:
     """Results by method, one a seed; scores of trials, where there were any; seconds of CPU of all jobs.
 
-    With a grid, seed 0 runs with each trial of it; the one with the best score within the validation split
-    is used for the other seeds, and its run is the result of seed 0.
+    With a grid, the first seed runs with each trial of it; the one with the best score within the validation
+    split is used for the other seeds, and its run is the result of the first.
     """
     asked = plan.asked
     tuned = [name for name in asked.methods if asked.rates and is_tuned(name)]
     grid = [(name, trial) for name in tuned for trial in trials_of(name, asked.rates, asked.temperatures)]
     later = [name for name in asked.methods for _ in range(asked.num_seeds - (name in tuned))]
-    tries = [plan.job(name, seed=0, trial=trial) for name, trial in grid]
+    tries = [plan.job(name, seed=asked.config.seed, trial=trial) for name, trial in grid]
     first = run_jobs(tries, num_jobs=asked.num_jobs, assembly=assembly, tell=asked.tell, later=later)
     scores: dict[str, dict[Trial, float]] = {name: {} for name in tuned}
     for (name, trial), result in zip(grid, first, strict=True):
@@ -297,7 +298,7 @@ def run_methods(
     tried = {job.path: result["cpu_seconds"] for job, result in zip(tries, first, strict=True)}
     wanted = [
         plan.job(name, seed=seed, trial=best.get(name))
-        for seed in range(asked.num_seeds)
+        for seed in repeats_of(asked.config.seed, asked.num_seeds)
         for name in asked.methods
     ]
     found = run_jobs(wanted, num_jobs=asked.num_jobs, assembly=assembly, tell=asked.tell)
@@ -340,7 +341,7 @@ class Planner:
         )
         return replace(
             job,
-            validate=self.asked.headline if trial and seed == 0 else "",
+            validate=self.asked.headline if trial and seed == self.asked.config.seed else "",
             tuned_labels=self.asked.tuned_labels,
             num_fits=self.asked.num_fits or job.num_fits,
         )

@@ -13,6 +13,7 @@ from edgecmd.core.errors import FederationError
 from edgecmd.core.events import read_events
 from edgecmd.core.files import write_bytes_atomically, write_json, write_text_atomically
 from edgecmd.core.jobs import Tell, finish
+from edgecmd.core.seeding import repeats_of
 from edgecmd.experiments.robustness.attack_tables import SHOWN, SUCCESS, markdown, tables_of
 from edgecmd.experiments.robustness.cases import Asked, Job, Table
 
@@ -75,7 +76,8 @@ def measure_all(asked: Asked, assembly: Assembly, *, tell: Tell) -> Table:
     """
     from edgecmd.experiments.robustness.attack_chart import robustness_png
 
-    work = [asked.job(case, seed) for seed in range(asked.num_seeds) for case in asked.cases]
+    seeds = repeats_of(asked.config.seed, asked.num_seeds)
+    work = [asked.job(case, seed) for seed in seeds for case in asked.cases]
     do = partial(run_job, assembly=assembly) if asked.num_jobs == 1 else run_job
     done: list[Job] = []
     told_of = (*SHOWN, SUCCESS)

@@ -71,7 +71,7 @@ class Asked:
         attacks: Attacks, checked.
         attackers: Numbers of clients that attack.
         drop_outs: Percents of clients that do not answer, under the strategy of ``config``.
-        num_seeds: Seeds from 0.
+        num_seeds: How many, from the seed of the settings.
         num_jobs: Processes at a time.
     """
 
@@ -123,7 +123,7 @@ def read_request(
         attacks: Attacks with or without a strength, comma-separated; empty for none.
         shares: Percents of the clients that attack.
         drop_outs: Percents of the clients asked that do not answer; empty for none.
-        num_seeds: Seeds from 0.
+        num_seeds: How many, from the seed of the settings.
         num_jobs: Processes at a time.
 
     Raises:

@@ -11,6 +11,7 @@ from edgecmd.config.reader import flatten
 from edgecmd.config.schema import RunConfig
 from edgecmd.core import jobs
 from edgecmd.core.jobs import finish
+from edgecmd.core.seeding import repeats_of
 from edgecmd.experiments.theory.sweep import Point, SweepPlan
 
 Table = dict[str, Any]
@@ -124,6 +125,6 @@ def rotation_jobs(config: RunConfig, *, num_rounds: int, num_seeds: int, folder:
             place={"method": method, "seed": seed, "num_rounds": num_rounds},
             path=folder / "rotation" / f"{method.replace(', ', '-').replace(' ', '-')}-seed-{seed}.json",
         )
-        for seed in range(num_seeds)
+        for seed in repeats_of(config.seed, num_seeds)
         for method in METHODS
     ]

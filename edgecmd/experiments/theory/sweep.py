@@ -4,6 +4,7 @@ Shapes: N examples, D embedding dimension.
 """
 
 import time
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -112,7 +113,9 @@ def plan_sweep(run: Run, *, fast: bool) -> SweepPlan:
     )
 
 
-def sweep_points(plan: SweepPlan, *, gaps: tuple[str, ...], num_levels: int, num_seeds: int) -> list[Point]:
+def sweep_points(
+    plan: SweepPlan, *, gaps: tuple[str, ...], num_levels: int, seeds: Iterable[int]
+) -> list[Point]:
     """Every point: the world without a gap once, each gap at the other levels, and fewer and fewer pairs."""
     levels = [float(level) for level in np.linspace(0.0, 1.0, num_levels)[1:]]
     places = [
@@ -121,9 +124,7 @@ def sweep_points(plan: SweepPlan, *, gaps: tuple[str, ...], num_levels: int, num
     ]
     places += [(NO_GAP, 0.0, num) for num in fewer_pairs(plan)]
     return [
-        Point(gap=gap, level=level, seed=seed, num_pairs=num)
-        for seed in range(num_seeds)
-        for gap, level, num in places
+        Point(gap=gap, level=level, seed=seed, num_pairs=num) for seed in seeds for gap, level, num in places
     ]
 
 

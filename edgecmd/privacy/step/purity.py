@@ -54,7 +54,8 @@ def require_pure(student: nn.Module, *, in_channels: int, image_size: int | tupl
     coins = torch.Generator().manual_seed(PROBE_SEED)
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     shape = (PROBE_ROWS, in_channels, *size)
-    image, other = (torch.rand(shape, generator=coins).to(kind) for _ in range(2))
+    largest = getattr(student, "largest_input", 1.0)
+    image, other = ((largest * torch.rand(shape, generator=coins)).to(kind) for _ in range(2))
     probed.train()
     _refuse_forgetful(probed, image, other)
     _refuse_mixing(probed, image)

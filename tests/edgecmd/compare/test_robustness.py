@@ -1,5 +1,6 @@
 """Strategies under attack: which runs are made, what is refused, and what the tables say."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from edgecmd.experiments.robustness import attacked_runs
 from edgecmd.experiments.robustness.attack_chart import robustness_png
 from edgecmd.experiments.robustness.attack_tables import markdown, tables_of
 from edgecmd.experiments.robustness.attacked_runs import measure_all
-from edgecmd.experiments.robustness.cases import Asked, Case, read_request
+from edgecmd.experiments.robustness.cases import Asked, Case, Job, read_request
 from tests import command_line
 from tests.tiny_federation import TESTED, tiny_config, write_pairs
 
@@ -51,6 +52,20 @@ def test_every_case_is_made_once_and_the_honest_ones_first() -> None:
     assert len({one.name for one in found.cases}) == len(found.cases)
     only = asked(clients(20, strategy="fedmedian"), attacks="", drop_outs="10")
     assert only.cases == [Case(strategy="fedmedian"), Case(strategy="fedmedian", drop_out=10)]
+
+
+def test_seeds_begin_with_that_of_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def stop(work: Sequence[Job], *_: object, **__: object) -> None:
+        seen.extend(job.config.seed for job in work)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(attacked_runs.jobs, "run_jobs", stop)
+    wanted = asked(replace(clients(4), seed=5), strategies="fedavg", num_seeds=3)
+    with pytest.raises(KeyboardInterrupt):
+        measure_all(wanted, TESTED, tell=quiet)
+    assert sorted(set(seen)) == [5, 6, 7]
 
 
 def test_shares_that_come_to_the_same_clients_are_one() -> None:

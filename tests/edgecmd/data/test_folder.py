@@ -522,7 +522,8 @@ class TestArchive:
             ),
             ({"target": np.zeros((NUM, SIDE, SIDE, 3), np.uint16)}, "has target of dtype=uint16"),
             ({"target": np.zeros((NUM, SIDE, SIDE, 4), np.uint8)}, "with 1 or 3 channels"),
-            ({"target": np.zeros((NUM, SIDE), np.uint8)}, "has target of dtype=uint8 and shape=(30, 16)"),
+            ({"target": np.zeros((NUM, SIDE), np.uint8)}, "target 0: The text '' is empty"),
+            ({"target": np.zeros((NUM, SIDE), np.int8)}, "has target of dtype=int8 and shape=(30, 16)"),
             ({"target": np.zeros((NUM - 1, SIDE, SIDE), np.uint8)}, "has 29 rows of target for 30 of source"),
             (
                 {"target": np.zeros((NUM, SIDE, 32), np.uint8)},

@@ -15,6 +15,8 @@ from edgecmd.data.modalities.image import near_duplicates
 from edgecmd.data.modalities.table import kind_of, target_input
 from edgecmd.data.pairs import PairedData, fingerprint
 from edgecmd.data.stored.array_files import ArrayFile, LazyRows, chosen, chunks, one_after_another, whole_file
+from edgecmd.data.stored.kept_rows import of_each_row
+from edgecmd.data.stored.store import Form
 from edgecmd.evaluation import metrics
 from edgecmd.training.distill import LazyTensor
 
@@ -148,3 +150,18 @@ def test_chunks_and_choices_are_alike_in_memory_and_on_the_disk(stored: LazyRows
     assert [len(one) for one in chunks(stored, 4)] == [len(one) for one in chunks(NUMBERS, 4)] == [4, 4, 3]
     assert isinstance(chosen(stored, np.array([1])), LazyRows)
     assert (np.asarray(chosen(stored, np.array([1, 0]))) == chosen(NUMBERS, np.array([1, 0]))).all()
+
+
+def test_a_row_that_many_share_is_looked_at_once() -> None:
+    seen = []
+
+    def work(part: np.ndarray) -> np.ndarray:
+        seen.append(len(part))
+        return part[:, :1, 0, 0].astype(np.int64)
+
+    rows = np.array([3, 1, 3, 3, 0, 1])
+    found = of_each_row(
+        LazyRows((NUMBERS,), rows), "first", work, form=Form(shape=(1,), dtype=np.dtype(np.int64))
+    )
+    assert found[:, 0].tolist() == NUMBERS[rows, 0, 0, 0].tolist()
+    assert sum(seen) == 3

@@ -133,6 +133,47 @@ class TestOwner:
         assert sorted({*owner[part].tolist()} == {0} for part in parts) == [False, True]
 
 
+class TestUsers:
+    """Two owners of 900 and 300 pairs, of three topics each."""
+
+    OWNER, TOPIC = np.repeat([0, 1], [900, 300]), np.arange(1200) % 3
+
+    def cut(self, **federation):
+        return cut(self.OWNER, self.TOPIC, self.TOPIC, partition="users", **federation)
+
+    def test_users_of_one_owner_in_proportion(self):
+        parts = self.cut(num_clients=40, alpha=1.0)
+        assert [len({*self.OWNER[part].tolist()}) for part in parts] == [1] * 40
+        # By D'Hondt 900 : 300 gives 30 and 10.
+        assert sorted(int(self.OWNER[part[0]]) for part in parts) == [0] * 30 + [1] * 10
+
+    def test_few_clients_get_whole_owners(self):
+        assert [{*self.OWNER[part].tolist()} for part in self.cut(num_clients=2)] == [{0}, {1}]
+
+    def test_sizes_are_log_normal_and_topics_follow_alpha(self):
+        owner, topic = np.zeros(400_000), np.arange(400_000) % 4
+        even, skewed = (
+            cut(owner, topic, topic, partition="users", num_clients=1000, alpha=alpha) for alpha in (1e6, 0.1)
+        )
+        sizes = np.log([len(part) for part in even])
+        # Rounding adds little to users of some 240 pairs; standard error of the deviation is 0.022.
+        assert np.std(sizes) == pytest.approx(module.SIZE_SIGMA, abs=0.1)
+        assert np.mean(sizes) - np.median(sizes) == pytest.approx(0.0, abs=0.15)
+        assert label_skew(even, labels(topic)) < 0.05
+        assert label_skew(skewed, labels(topic)) > 0.4
+
+    def test_labels_are_the_topics_where_no_pair_has_a_subgroup(self):
+        nothing = np.full(1200, UNLABELLED)
+        given = {"partition": "users", "num_clients": 20, "alpha": 0.1}
+        one, other = cut(self.OWNER, self.TOPIC, nothing, **given), self.cut(num_clients=20, alpha=0.1)
+        assert all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+    def test_pairs_without_owners_are_refused(self):
+        nothing = np.full(10, UNLABELLED)
+        with pytest.raises(ConfigError, match="'users' follows owners, but the data have none"):
+            cut(nothing, np.zeros(10), np.zeros(10), partition="users", num_clients=2)
+
+
 def test_shares_by_hand():
     assert module._apportion([60, 20], 8) == [6, 2]
     assert module._apportion([10, 10, 1], 5) == [2, 2, 1]

@@ -28,7 +28,7 @@ PLAN = SweepPlan(
 
 
 def test_every_point_stands_once_and_all_start_without_a_gap() -> None:
-    points = sweep_points(PLAN, gaps=("blur", "mismatch"), num_levels=5, num_seeds=2)
+    points = sweep_points(PLAN, gaps=("blur", "mismatch"), num_levels=5, seeds=range(2))
     assert len(points) == len(set(points)) == 2 * (1 + 2 * 4 + 2)
     assert {point.num_pairs for point in points} == {32, 16, 8}
     assert len({point.name for point in points}) == len(points)

@@ -274,7 +274,7 @@ def test_flat_and_large_inputs_have_the_forms_that_devices_meet():
         ((1, 4, 5, 1), 255, 255),
     ]
     assert [float(one[0, 0]) for one in flat_inputs(np.ones((1, 3), np.float16))][::2] == [-1.0, 1.0]
-    shapes = [one.shape for one in large_inputs([0, 0, 0, 1], np.dtype(np.uint8), dense=True)]
+    shapes = [one.shape for one in large_inputs([0, 0, 0, 1], np.dtype(np.uint8), large=(768, 1024))]
     assert shapes == [(1, 768, 1024, 1), (1, 16, 49152, 1), (1, 49152, 16, 1)]
 
 
