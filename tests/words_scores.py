@@ -54,7 +54,7 @@ def questions(data: Experiment) -> tuple[list[str], csr_array]:
 
 
 def training(data: Experiment) -> tuple[list[str], csr_array]:
-    """Different training strings without case, (T,), and how many languages have each for each emoji, (T, M)."""
+    """Training strings without case, (T,), and in how many languages each names each emoji, (T, M)."""
     texts = [folded(one) for one in decode_strings(np.asarray(data.train.target))]
     strings, place = np.unique(texts, return_inverse=True)
     assert data.test.right is not None
