@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgecmd import losses
     from edgecmd.audits.finding import Finding
     from edgecmd.core.errors import EdgecmdError
-    from edgecmd.library.data import BuiltIn, Images, Labelled, Pairs, built_in
+    from edgecmd.library.data import BuiltIn, Images, Labelled, Pairs, built_in, strings
     from edgecmd.library.results import Distilled, Federated, Scores, evaluate
     from edgecmd.library.task import Task, Teacher
     from edgecmd.library.training import Partition, distill, federate, partition
@@ -56,10 +56,12 @@ _HOMES = {
     "load_bundle": "export.loaded",
     "losses": "",
     "partition": "edgecmd.library.training",
+    "strings": "edgecmd.library.data",
     "student": "edgecmd.models.any_student",
 }
 __all__ = [  # noqa: RUF022 - in the order in which they are met
     "Pairs",
+    "strings",
     "Images",
     "Labelled",
     "built_in",

@@ -87,6 +87,9 @@ STUDENT, AUDIO_STUDENT = "student.architecture=ws-200k", "student.architecture=a
 PHOTOGRAPHS = "teacher.name=imagenet"
 # A new person says each digit once, three times or five times; the others' recordings are in the pairs.
 NEW_SPEAKER = ("data.held_out=jackson", "data.labels_from=jackson")
+# Unseen strings, few enough to be asked often; a language is a client.
+UNSEEN_STRINGS = ("data.split=string", "data.val_fraction=0.02", "data.test_fraction=0.05")
+LANGUAGES = ("federation.num_clients=28", "federation.partition=owner")
 AT_PATH = "edgecmd.datasets.on_disk.load:load_layout"
 
 
@@ -193,6 +196,11 @@ DATA_SETS: dict[str, DataSet] = {
         limits=(
             "The strings are the names and search words that people wrote for emoji, language by language."
             " They are not what people type, and many languages share words."
+        ),
+        preset=Preset(
+            measured=("student.architecture=text-50k", *UNSEEN_STRINGS),
+            compared=(*UNSEEN_STRINGS, *LANGUAGES),
+            form="strings",
         ),
     ),
     FOLDER: DataSet(

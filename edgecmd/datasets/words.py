@@ -10,16 +10,14 @@ pictures of all emoji, and every emoji that it names is right. ``data.split=stri
 every language; ``concept`` holds emoji out, those that ``emoji`` holds out too, and asks with strings that
 name no other; ``owner`` holds languages out, and its strict test asks with strings that training has not.
 
-The file ships with edgecmd (`edgecmd.datasets.build.names.words` makes it again). Licences: ``files/NOTICE-words``.
+The file ships with edgecmd; `edgecmd.datasets.build.names.words` makes it again. Licences:
+``files/NOTICE-words``.
 
 Shapes: N pairs, M emoji, S different strings, Q questions.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import numpy as np
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Int
 from scipy.sparse import csr_array
 
 from edgecmd.catalogue.data_files import shipped_file
@@ -32,7 +30,6 @@ from edgecmd.data.modalities.text import folded
 from edgecmd.data.modalities.utf8 import decode_strings, encode_strings
 from edgecmd.data.pairs import PairedData
 from edgecmd.data.stored.array_files import LazyRows
-from edgecmd.data.user_files.user_pairs import check_overlap, named_owners, position
 from edgecmd.datasets.emoji import (
     MIN_SUBGROUP_PAIRS,
     PAIRS_FILE,
@@ -43,6 +40,7 @@ from edgecmd.datasets.emoji import (
     shrink,
 )
 from edgecmd.datasets.pinned import read_pinned
+from edgecmd.datasets.word_splits import SPLITS, UNSEEN, Names
 from edgecmd.settings import DataConfig
 
 NAME, KIND = "words", "real"
@@ -50,57 +48,6 @@ WORDS_FILE, NOTICE_FILE = "words.npz", "NOTICE-words"
 CONTENT_SHA256 = "da1852b1a3c2ccf38c6157644384842562da2bd84486a8ddf7f4e6f6c200db93"
 
 Rows = Int[np.ndarray, " _"]
-Mask = Bool[np.ndarray, " num"]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Names:
-    """All pairs of a string and an emoji, a row for each language that has it.
-
-    Attributes:
-        language: Of each pair, (N,), a code of ``languages``.
-        emoji: Of each pair, (N,), a code of ``concepts``.
-        string: Which string it is, (N,), a code of ``keys``; strings that differ in case alone share one.
-        is_label: Whether it is the label, not a tag, (N,).
-        text: Each string as a student sees it, (N, data.text_bytes).
-        keys: Each string without case, (S,).
-        languages: Their names, such as ``es-mx``.
-        concepts: Code points of the emoji.
-    """
-
-    language: Int[np.ndarray, " num"]
-    emoji: Int[np.ndarray, " num"]
-    string: Int[np.ndarray, " num"]
-    is_label: Mask
-    text: UInt8[np.ndarray, "num bytes"]
-    keys: tuple[str, ...]
-    languages: tuple[str, ...]
-    concepts: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.emoji)
-
-    def place(self) -> Float[np.ndarray, " num"]:
-        """Where the string of each pair is in [0, 1), by its hash."""
-        of_string = np.array([position(key) for key in self.keys])
-        return np.asarray(of_string[self.string])
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Parts:
-    """Which pairs are of which part, (N,) each; a pair may be of none.
-
-    Attributes:
-        train: Pairs that clients hold.
-        validation: Pairs that answer the questions of the validation.
-        test: Those of the test.
-        strict: Those of the strict test; None: it is the test.
-    """
-
-    train: Mask
-    validation: Mask
-    test: Mask
-    strict: Mask | None = None
 
 
 def read_names(*, num_bytes: int) -> Names:
@@ -138,8 +85,7 @@ def load_words(config: DataConfig) -> Experiment:
             fractions, ``source_size`` and ``text_bytes`` are used.
 
     Returns:
-        The experiment; its parts differ in what `edgecmd.data.experiment.Experiment.unseen` says. It has no
-        ids.
+        The experiment, without ids; its parts differ in what ``unseen`` says.
 
     Raises:
         ConfigError: A setting does not suit the set.
@@ -161,9 +107,8 @@ def load_words(config: DataConfig) -> Experiment:
         if rows is not None
     }
     train = np.flatnonzero(parts.train)
-    every = np.concatenate(
-        [train, *(questions(np.flatnonzero(one), names) for one in (parts.validation, parts.test))]
-    )
+    asked = [questions(np.flatnonzero(one), names) for one in (parts.validation, parts.test)]
+    every = np.concatenate([train, *asked])
     # No two emoji are copies: each is asked for. To look for copies among all strings would take minutes.
     emoji, string = names.emoji[every], names.string[every]
     return Experiment(
@@ -195,8 +140,8 @@ def _held_out(rows: Rows, *, names: Names, images: Pictures, of_emoji: dict[str,
     """
     asked = questions(rows, names)
     place = np.searchsorted(names.string[asked], names.string[rows])
-    shape = (len(asked), len(images))
-    right = csr_array((np.ones(len(rows), dtype=bool), (place, names.emoji[rows])), shape=shape)
+    cells = np.ones(len(rows), dtype=bool), (place, names.emoji[rows])
+    right = csr_array(cells, shape=(len(asked), len(images)))
     right.sum_duplicates()
     labels = {name: _common(one, right) for name, one in of_emoji.items()}
     labels["language"] = Labels(values=names.language[asked], names=names.languages)
@@ -213,69 +158,3 @@ def _common(labels: Labels, right: csr_array) -> Labels:
     of_right = labels.values[right.indices]
     lowest, highest = (one.reduceat(of_right, right.indptr[:-1]) for one in (np.minimum, np.maximum))
     return Labels(values=np.where(lowest == highest, lowest, UNLABELLED), names=labels.names)
-
-
-def _by_string(names: Names, _: np.ndarray, config: DataConfig) -> Parts:
-    """Whole strings, in every language."""
-    _refuse_languages(config)
-    place = names.place()
-    test = place < config.test_fraction
-    validation = ~test & (place < config.test_fraction + config.val_fraction)
-    return Parts(train=~test & ~validation, validation=validation, test=test)
-
-
-def _by_emoji(names: Names, part_of: np.ndarray, config: DataConfig) -> Parts:
-    """Emoji as ``emoji`` splits them; a question names no emoji of another part."""
-    _refuse_languages(config)
-    part = part_of[names.emoji].astype(np.int64)
-    lowest, highest = np.full(len(names.keys), 2), np.zeros(len(names.keys), dtype=np.int64)
-    np.minimum.at(lowest, names.string, part)
-    np.maximum.at(highest, names.string, part)
-    pure = (lowest == highest)[names.string]
-    return Parts(train=part == 0, validation=(part == 1) & pure, test=(part == 2) & pure)
-
-
-def _by_language(names: Names, _: np.ndarray, config: DataConfig) -> Parts:
-    """Whole languages for testing, each asked for its own emoji; strictly, with strings new to training."""
-    owners = [names.languages[code] for code in names.language]
-    tested = named_owners("data.held_out", config.held_out, owners)
-    labelled = named_owners("data.labels_from", config.labels_from, owners)
-    if not tested or tested | labelled == set(names.languages):
-        raise ConfigError(
-            "data.split='owner' of data.name='words' needs languages in data.held_out, separated by commas,"
-            " and one that is neither there nor in data.labels_from. Given:"
-            f" data.held_out={config.held_out!r}, data.labels_from={config.labels_from!r}. Allowed:"
-            f" {', '.join(names.languages)}."
-        )
-    check_overlap(tested, labelled)
-    in_test, in_labels = (
-        np.isin(names.language, [names.languages.index(one) for one in some]) for some in (tested, labelled)
-    )
-    drawn = names.place() < config.val_fraction
-    if not labelled:
-        # A string of the validation is in no pair of training, whatever its language.
-        validation, test = ~in_test & drawn, in_test
-    elif labelled == tested:
-        validation, test = in_test & drawn, in_test & ~drawn
-    else:
-        validation, test = in_labels, in_test
-    train = ~in_test & ~in_labels & ~validation
-    known = np.zeros(len(names.keys), dtype=bool)
-    known[names.string[train]] = True
-    return Parts(train=train, validation=validation, test=test, strict=test & ~known[names.string])
-
-
-def _refuse_languages(config: DataConfig) -> None:
-    if config.held_out or config.labels_from:
-        raise ConfigError(
-            f"data.held_out={config.held_out!r} and data.labels_from={config.labels_from!r} name languages,"
-            f" but data.split={config.split!r} does not follow them. Set data.split to 'owner'."
-        )
-
-
-SPLITS: dict[str, Callable[[Names, np.ndarray, DataConfig], Parts]] = {
-    "string": _by_string,
-    "concept": _by_emoji,
-    "owner": _by_language,
-}
-UNSEEN = {"string": "strings", "concept": "emoji", "owner": "languages"}

@@ -94,8 +94,7 @@ def recall(
     share of rank / things. Ties count against the student: the own thing is ranked behind every equal one,
     so a constant embedding retrieves nothing.
 
-    Where ``right`` says which things are right for a target, any of them counts as found, each target is
-    asked once and all weigh the same; `chance` is then what an order finds that does not look at the target.
+    With ``right``, any right thing counts as found, and all targets weigh the same; see `chance`.
 
     Args:
         student: Unit embeddings of the target images, (N, D).
@@ -160,12 +159,7 @@ def rank_of_right(
 
 
 def right_things(right: csr_array, codes: Int[np.ndarray, " images"]) -> csr_array:
-    """Which things are right for each target, bool, (N, things): those of which an image is right.
-
-    Args:
-        right: Which images are, bool, (N, M).
-        codes: Thing of each image, from 0 without gaps, (M,).
-    """
+    """Which things are right for each target, bool, (N, things): those of which an image is, by ``right``."""
     thing_of = csr_array((np.ones(len(codes), dtype=np.int64), (np.arange(len(codes)), codes)))
     return csr_array(right.astype(np.int64) @ thing_of).astype(bool)
 
@@ -182,12 +176,12 @@ def by_thing(
 def chance(
     num_right: Int[np.ndarray, " num"], num_things: int, *, ranks: Sequence[int] = RECALL_AT
 ) -> dict[str, float]:
-    """What `recall` is by chance where several things are right: of a random order of the things.
+    """What `recall` of a random order of the things is where several are right.
 
     Args:
         num_right: How many things are right for each target, (N,).
         num_things: M.
-        ranks: How many of the order are looked at.
+        ranks: As in `recall`.
 
     Returns:
         ``{"recall@1": share, ...}``: ``1 - C(M - r, k) / C(M, k)``, the mean over the targets.

@@ -5,11 +5,14 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float, Int
 
+from edgecmd.data.experiment import HeldOut
 from edgecmd.run import Run
 
 NUM_QUERIES = 12
 NUM_FOUND = 5
+Rows = Float[np.ndarray, "_ dim"]
 
 
 def write_gallery(run: Run, folder: Path) -> None:
@@ -21,10 +24,10 @@ def write_gallery(run: Run, folder: Path) -> None:
     """
     from edgecmd.core.artefacts import write_artefact
     from edgecmd.core.seeding import numpy_generator
-    from edgecmd.data.modalities.table import as_pictures
+    from edgecmd.data.modalities.table import as_pictures, as_words
     from edgecmd.data.user_files.images import to_rgb
     from edgecmd.evaluation.evaluate import CLASS_PAIRED, embedder
-    from edgecmd.evaluation.metrics import first_ranks, ranks_of, right_sources, things, unit_rows
+    from edgecmd.evaluation.metrics import things, unit_rows
     from edgecmd.models.student_file import load_student
 
     task = run.task
@@ -34,35 +37,23 @@ def write_gallery(run: Run, folder: Path) -> None:
     student = load_student(folder / "student.safetensors", like=run.student.architecture)
     teacher = task.gallery_features("test_strict")
     embedded = embedder(student, task)(pairs.target)
-    similarity = embedded @ unit_rows(teacher).T
     codes = things(teacher, shown=held.shown)
     chosen = np.sort(numpy_generator(run.seed, "gallery").permutation(len(pairs))[:NUM_QUERIES])
-    nearest = np.stack([_nearest_things(one, codes) for one in similarity[chosen]])
+    nearest = np.stack([_nearest_things(one, codes) for one in embedded[chosen] @ unit_rows(teacher).T])
     truth = to_rgb(as_pictures(pairs.source[chosen]))
     among = pairs.source if held.gallery is None else held.gallery.source
     found = to_rgb(as_pictures(among[nearest.ravel()]))
-    if held.right is not None:
-        rank = first_ranks(embedded[chosen], teacher, held.right[chosen])
-    else:
-        rank = ranks_of(similarity[chosen], codes, own=codes[chosen])
-    if whole.kind == CLASS_PAIRED:
-        classes = held.labelled.labels["group"].values
-        right = right_sources(classes, codes)[chosen]
-        own = np.where(right, similarity[chosen], -np.inf).max(axis=1)
-        rank = np.array(
-            [
-                1 + len(np.unique(codes[~ok & (row >= at)]))
-                for row, ok, at in zip(similarity[chosen], right, own, strict=True)
-            ]
-        )
+    rank = _ranks(held, embedded, teacher, chosen, by_class=whole.kind == CLASS_PAIRED)
     buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer,
-        query=as_pictures(pairs.target[chosen]),
-        truth=truth,
-        found=found.reshape(*nearest.shape, *truth.shape[1:]),
-        rank=rank,
-    )
+    words = as_words(pairs.target[chosen])
+    arrays = {
+        "query": as_pictures(pairs.target[chosen]),
+        "truth": truth,
+        "found": found.reshape(*nearest.shape, *truth.shape[1:]),
+        "rank": rank,
+        **({"words": np.array(words)} if words else {}),
+    }
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
     write_artefact(folder, "retrieval.npz", buffer.getvalue(), may_leave=False)
 
 
@@ -99,6 +90,31 @@ def write_mask_sheet(run: Run, folder: Path, path: Path) -> None:
     student = load_student(folder / "student.safetensors", like=run.student.architecture)
     title = f"{run.task.name}: {run.student.architecture}"
     mask_sheet(run.task.data.test, partial(masks_found, student, run), path, title=title, seed=run.seed)
+
+
+def _ranks(
+    held: HeldOut, embedded: Rows, teacher: Rows, chosen: Int[np.ndarray, " chosen"], *, by_class: bool
+) -> Int[np.ndarray, " chosen"]:
+    """Rank of the first right thing of each chosen query, from 1.
+
+    Args:
+        held: The queries' part.
+        embedded: Unit embeddings of its targets, (N, D).
+        teacher: Features of what is found, (M, D).
+        chosen: Rows of the queries.
+        by_class: Whether any image of the right class counts.
+    """
+    from edgecmd.evaluation.metrics import first_ranks, ranks_of, right_sources, things, unit_rows
+
+    if held.right is not None:
+        return first_ranks(embedded[chosen], teacher, held.right[chosen])
+    similarity, codes = embedded[chosen] @ unit_rows(teacher).T, things(teacher, shown=held.shown)
+    if not by_class:
+        return ranks_of(similarity, codes, own=codes[chosen])
+    right = right_sources(held.labelled.labels["group"].values, codes)[chosen]
+    own = np.where(right, similarity, -np.inf).max(axis=1)
+    rows = zip(similarity, right, own, strict=True)
+    return np.array([1 + len(np.unique(codes[~ok & (row >= at)])) for row, ok, at in rows])
 
 
 def _nearest_things(similarity: np.ndarray, codes: np.ndarray) -> np.ndarray:

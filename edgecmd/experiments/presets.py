@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from edgecmd.catalogue.data_sets import DATA_SETS
 from edgecmd.core.errors import choose
-from edgecmd.experiments.compare.methods import EVERY, PRESIMCLR
+from edgecmd.experiments.compare.methods import EVERY, PRESIMCLR, TEACHER
 
 Overrides = tuple[str, ...]
 
@@ -63,6 +63,23 @@ FULL_AUDIO = (
     FEW,
     NO_PROGRESS,
 )
+FAST_STRINGS = (
+    "student.architecture=text-50k",
+    "distill.batch_size=64",
+    "federation.num_rounds=40",
+    "federation.client_fraction=0.25",
+    "evaluate.num_draws=3",
+    FEW,
+    NO_PROGRESS,
+)
+FULL_STRINGS = (
+    "student.architecture=text-200k",
+    "distill.batch_size=256",
+    "federation.num_rounds=200",
+    "evaluate.num_draws=3",
+    FEW,
+    NO_PROGRESS,
+)
 # Segmentation: methods that look at places. No grid of rates: a score within the pool would need its masks.
 PLACES = (
     *("cmc", "cmd", "cmc+cmd", "cmc-anchored", "cmd-anchored", "cmc+cmd-anchored"),
@@ -94,6 +111,13 @@ FORMS: dict[str, Form] = {
         headline="linear_1",
         tuned_labels=(1,),
         methods=tuple(name for name in EVERY if name != PRESIMCLR),
+    ),
+    "strings": Form(
+        fast=FAST_STRINGS,
+        full=FULL_STRINGS,
+        headline="recall@10",
+        tuned_labels=(),
+        methods=tuple(name for name in EVERY if name not in (PRESIMCLR, TEACHER)),
     ),
     "places": Form(
         fast=FAST_PLACES,

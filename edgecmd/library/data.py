@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from edgecmd.arguments import refuse_other
+from edgecmd.arguments import refuse_other, refuse_outside
 from edgecmd.catalogue.data_sets import data_set
 from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.core.files import named_path
@@ -20,6 +20,7 @@ from edgecmd.data.experiment import load_experiment
 from edgecmd.data.findings import ProblemsError
 from edgecmd.data.labelled import UNLABELLED, LabelledTarget, Labels
 from edgecmd.data.modalities.table import modality_of
+from edgecmd.data.modalities.utf8 import MOST_BYTES, Strings, encode_strings
 from edgecmd.data.pairs import PairedData, PublicSource, Targets
 from edgecmd.data.user_files.folder import Reading, read_own
 from edgecmd.data.user_files.public_images import read_public
@@ -39,7 +40,8 @@ class Pairs:
     Attributes:
         source: RGB images, uint8, (N, H, W, 3), 255 is white.
         target: The same content in the target modality: images uint8 (N, H, W, C); depth uint16 millimetres
-            (N, H, W, 1), 0 where nothing was measured; or audio clips int16 (N, T).
+            (N, H, W, 1), 0 where nothing was measured; audio clips int16 (N, T); or strings uint8 (N, L),
+            see `strings`.
         ids: One name per pair, all different; empty for none.
         owner: Who made each pair, (N,); empty if unknown. Partitions may follow it.
         sampling_rate_hz: Samples per second, for targets that are audio clips; an exported file takes only
@@ -285,6 +287,24 @@ class BuiltIn(NamedTuple):
     pairs: Pairs
     public: Images
     labelled: Labelled
+
+
+def strings(texts: Sequence[str], *, num_bytes: int = DataConfig().text_bytes) -> Strings:
+    """Texts as targets, uint8 (N, L): UTF-8 in one form of Unicode, 0 behind the last byte.
+
+    Args:
+        texts: One for each pair; what is too long is cut at a whole character.
+        num_bytes: L.
+
+    Raises:
+        DataError: A text is empty, or has a control character or the end of a line.
+
+    Examples:
+        >>> strings(["dog", "chien"], num_bytes=8).shape
+        (2, 8)
+    """
+    refuse_outside("num_bytes", num_bytes, least=1, most=MOST_BYTES)
+    return encode_strings(_texts("texts", texts), num_bytes)
 
 
 def built_in(name: str = "emoji", *, size: int = 64) -> BuiltIn:

@@ -293,7 +293,7 @@ def federate(  # noqa: PLR0913 - what a federation is made of
     first = _placed(task, student, asked[0])
     if privacy is not None and privacy.unit == "pair":
         require_pure(first, in_channels=task.in_channels, image_size=task.size)
-    distill_settings = replace(
+    work = replace(
         asked[0],
         learning_rate=as_float(learning_rate),
         augment=as_float(augment),
@@ -317,16 +317,8 @@ def federate(  # noqa: PLR0913 - what a federation is made of
     )
     with tempfile.TemporaryDirectory() as thrown_away:
         folder = given_out or Path(thrown_away) / "run"
-        objects = Given(parts=parts, student=first, loss=_loss_of(loss, distill_settings))
-        run = _run(
-            task,
-            folder,
-            objects,
-            distill=distill_settings,
-            privacy=asked[1],
-            federation=federation,
-            seed=seed,
-        )
+        objects = Given(parts=parts, student=first, loss=_loss_of(loss, work))
+        run = _run(task, folder, objects, distill=work, privacy=asked[1], federation=federation, seed=seed)
         if privacy is not None:
             _require_same_plan(privacy, run.plan)
         history: list[float] = []

@@ -15,7 +15,7 @@ from edgecmd.report import numbers
 from edgecmd.report.audit import audit
 from edgecmd.report.drawing import Drawing
 from edgecmd.report.overview import steps, summary
-from edgecmd.report.pictures import png_file, rank_in_words
+from edgecmd.report.pictures import png_file, rank_in_words, seen
 from edgecmd.report.privacy import is_asked, privacy
 from edgecmd.report.process import costs, dropped, environment, export, limits, partition, settings, training
 from edgecmd.report.read import RunFiles, read_run
@@ -136,6 +136,7 @@ def templates(**everywhere: object) -> Environment:
         "plain": numbers.plain,
         "place": rank_in_words,
         "png": png_file,
+        "seen": seen,
         "base64": lambda data: base64.b64encode(data).decode(),
     }
     script = (TEMPLATES / "sort.js").read_text(encoding="utf-8")

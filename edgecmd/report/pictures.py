@@ -12,6 +12,7 @@ from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 from PIL import Image
 
+from edgecmd.core.text import printable
 from edgecmd.report.drawing import FRAME, GRID, INK, PNG_DPI, QUIET, Drawing, chart_style, to_png
 from edgecmd.report.read import Gallery
 
@@ -39,6 +40,11 @@ def png_file(image: Pixels) -> bytes:
     shown.thumbnail((TILE_PX, TILE_PX))
     shown.save(buffer, format="PNG", optimize=True)
     return buffer.getvalue()
+
+
+def seen(text: str) -> str:
+    """A user's string as a page may show it: joiners, which many scripts need, stay as they are."""
+    return printable(text, keep="\u200c\u200d")
 
 
 def gallery_drawing(gallery: Gallery, *, by_class: bool = False) -> Drawing:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Shaped, UInt8
 
 from edgecmd.core.errors import DataError
 from edgecmd.core.events import read_events
@@ -36,12 +36,14 @@ class Gallery:
         truth: Their own source images, (Q, H, W, 3).
         found: The nearest source images, nearest first, (Q, 5, H, W, 3).
         rank: Place at which the own image was found, 1 for first, (Q,).
+        words: The targets as text, (Q,), where a picture cannot show all of them; None elsewhere.
     """
 
     query: UInt8[np.ndarray, "num _ _ channels"]
     truth: UInt8[np.ndarray, "num height width 3"]
     found: UInt8[np.ndarray, "num nearest height width 3"]
     rank: Int[np.ndarray, " num"]
+    words: Shaped[np.ndarray, " num"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -181,8 +183,9 @@ def _read_gallery(path: Path) -> Gallery | None:
         return None
     wanted = ("query", "truth", "found", "rank")
     try:
-        arrays = npz_arrays(path, names=wanted, most_bytes=most_array_bytes())
-        if len({array.shape[:1] for array in arrays.values()}) > 1 or len(arrays) < len(wanted):
+        arrays = npz_arrays(path, names=(*wanted, "words"), most_bytes=most_array_bytes())
+        missing = any(name not in arrays for name in wanted)
+        if len({array.shape[:1] for array in arrays.values()}) > 1 or missing:
             raise DecodeError("its arrays have different lengths, or one is missing")
     except DecodeError as error:
         raise DataError(

@@ -9,7 +9,7 @@ FUTURE = "from __future__ import annotations"
 # In this order: each module uses those before it. Training reads files and strings with the first two.
 MODULES = (
     ("edgecmd.data.user_files", "decode.py"),
-    ("edgecmd.data.user_files", "string_bytes.py"),
+    ("edgecmd.data.modalities", "string_bytes.py"),
     (PACKAGE, "reading.py"),
     (PACKAGE, "sensors.py"),
     (PACKAGE, "properties.py"),
@@ -24,7 +24,7 @@ MODULES = (
     (PACKAGE, "printing.py"),
     (PACKAGE, "infer.py"),
 )
-OWN = (PACKAGE, "edgecmd.data.user_files.decode", "edgecmd.data.user_files.string_bytes")
+OWN = (PACKAGE, "edgecmd.data.user_files.decode", "edgecmd.data.modalities.string_bytes")
 
 
 def program() -> str:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from edgecmd.data.modalities.string_bytes import MOST_GIVEN, cut, padded, plain, problem_of
 from edgecmd.data.user_files.decode import (
     FAINTEST,
     DecodeError,
@@ -21,7 +22,6 @@ from edgecmd.data.user_files.decode import (
     one_channel,
     printable,
 )
-from edgecmd.data.user_files.string_bytes import MOST_GIVEN, cut, padded, plain, problem_of
 from export.device.reading import (
     MAX_PIXELS,
     SUFFIXES,

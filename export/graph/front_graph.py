@@ -19,8 +19,8 @@ import onnx
 from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from edgecmd.data.modalities.depth import DEPTH_OFFSET_M, DEPTH_SCALE_M
+from edgecmd.data.modalities.string_bytes import MOST_GIVEN
 from edgecmd.data.user_files.images import WHITE
-from edgecmd.data.user_files.string_bytes import MOST_GIVEN
 from edgecmd.models.students import INPUT_MULTIPLE
 from edgecmd.settings import CROP, PAD, SQUEEZE
 

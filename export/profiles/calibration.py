@@ -14,7 +14,8 @@ from edgecmd.data.modalities.row import Pictures
 from edgecmd.data.modalities.table import modality_of, source_input
 from edgecmd.recipes.warm_start import drawings
 from edgecmd.training.task import Task
-from export.profiles.made_up import made_depth, made_sounds, made_text
+from export.profiles.made_strings import made_text
+from export.profiles.made_up import made_depth, made_sounds
 from export.profiles.table import Calibration
 
 NUM_INPUTS = 128

@@ -1,12 +1,10 @@
-"""Made-up recordings, depth maps and strings whose ranges int8 takes, where no public set is at hand.
+"""Made-up recordings and depth maps whose ranges int8 takes, where no public set of the kind is at hand.
 
-Shapes: N examples, T samples, S side in pixels, L bytes.
+Shapes: N examples, T samples, S side in pixels.
 """
 
 import numpy as np
-from jaxtyping import Float32, UInt8, UInt16
-
-from edgecmd.data.modalities.utf8 import encode_strings
+from jaxtyping import Float32, UInt16
 
 # Of full scale: voices are seldom fainter on average, and none is louder.
 LOUDNESS, NOISE = (0.03, 1.0), (1e-4, 1e-1)
@@ -14,15 +12,6 @@ LOWEST_HZ, HIGHEST_OF_RATE, MOST_TONES = 60.0, 0.45, 4
 # Of rooms, in millimetres; a sensor's noise grows with the square of the distance.
 WALL_MM, THING_MM, FLOOR_MM, MOST_THINGS = (1500, 5000), (500, 3500), (600, 1500), 5
 NOISE_PER_MM2, EDGE_MM, MOST_MISSING = 1e-6, 80.0, 0.05
-
-# Letters of scripts, first and behind the last: Latin (twice, and with accents), Greek, Cyrillic, Hebrew,
-# Arabic, Devanagari, Thai, Hangul, kana, Han, pictures.
-SCRIPTS = (
-    *((0x61, 0x7B), (0x41, 0x5B), (0xC0, 0x180), (0x3B1, 0x3CA), (0x410, 0x450), (0x5D0, 0x5EB)),
-    *((0x621, 0x64B), (0x905, 0x93A), (0xE01, 0xE2F), (0xAC00, 0xD7A4), (0x3041, 0x30FF), (0x4E00, 0x9FA6)),
-    (0x1F300, 0x1F5FF),
-)
-MOST_WORDS, MOST_LETTERS = 4, 9
 
 
 def made_sounds(
@@ -81,20 +70,3 @@ def made_depth(
         holes = edges | (generator.random(scene.shape) < generator.uniform(0, MOST_MISSING))
         found[index, :, :, 0] = np.where(holes, 0, np.rint(scene).clip(1, 65535))
     return found
-
-
-def made_text(num: int, *, num_bytes: int, generator: np.random.Generator) -> UInt8[np.ndarray, "num bytes"]:
-    """Words of letters of one script each, at random, cut where they are too long.
-
-    Args:
-        num: N.
-        num_bytes: L.
-        generator: Source of randomness, and of nothing else.
-    """
-    return encode_strings([_words(generator) for _ in range(num)], num_bytes)
-
-
-def _words(generator: np.random.Generator) -> str:
-    low, high = SCRIPTS[generator.integers(len(SCRIPTS))]
-    sizes = generator.integers(1, MOST_LETTERS + 1, generator.integers(1, MOST_WORDS + 1))
-    return " ".join("".join(map(chr, generator.integers(low, high, size))) for size in sizes)

@@ -1,5 +1,5 @@
 "use strict";
-// Strings into bytes as training stored them, see edgecmd/data/user_files/string_bytes.py: also run by Node in tests.
+// Strings into bytes as training stored them, see edgecmd/data/modalities/string_bytes.py: also run by Node in tests.
 
 const REFUSED = /[\p{Cc}\p{Cs}\p{Zl}\p{Zp}]/u;
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -12,7 +13,7 @@ from edgecmd.losses import L2, LOSSES, Loss, loss_of
 from edgecmd.models.any_student import student
 from edgecmd.models.students import build_student
 from edgecmd.settings import DistillConfig
-from edgecmd.training.distill import LocalData, Place, distil, make_optimizer, optimizer_tensors
+from edgecmd.training.distill import LazyTensor, LocalData, Place, distil, make_optimizer, optimizer_tensors
 from edgecmd.training.stacked import (
     MOST_PLACES,
     Stack,
@@ -143,20 +144,17 @@ def test_optimisers_of_their_own_are_those_of_a_client_alone() -> None:
         assert [int(step) for step in steps] == [STEPS]
 
 
-class Unreadable:
+class Unreadable(LazyTensor):
     """Inputs of which the second batch cannot be read."""
 
     def __init__(self, rows: torch.Tensor) -> None:
         self.rows, self.device, self.shape, self.asked = rows, rows.device, rows.shape, 0
 
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: torch.Tensor) -> torch.Tensor:
+    def __getitem__(self, rows: torch.Tensor | np.ndarray | slice) -> torch.Tensor:
         self.asked += 1
         if self.asked > 1:
             raise OSError("the disk is gone")
-        return self.rows[index]
+        return self.rows[rows]
 
 
 def not_finite(data: LocalData) -> LocalData:
@@ -168,7 +166,7 @@ def huge(data: LocalData) -> LocalData:
 
 
 def unreadable(data: LocalData) -> LocalData:
-    return replace(data, target=Unreadable(data.inputs))  # type: ignore[arg-type]
+    return replace(data, target=Unreadable(data.inputs))
 
 
 @pytest.mark.parametrize("spoil", [not_finite, huge, unreadable, None])

@@ -57,6 +57,7 @@ class TestWhatIsTrained:
             ("ws-50k", "trunk.5."),
             ("gn-50k", "trunk.5."),
             ("audio-50k", "trunk.5."),
+            ("text-50k", "trunk.second."),
             ("seg-50k", "fine.0."),
             ("lite0-s", "trunk.stages.4.2."),
             ("lite0-m", "trunk.stages.5.3."),

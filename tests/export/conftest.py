@@ -13,7 +13,7 @@ from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.models.students import Student, build_student
 from export.bundle import Options, export_bundle
 from export.graph.spec import ExportSpec, LinearHead
-from export.profiles.made_up import made_text
+from export.profiles.made_strings import made_text
 from export.profiles.table import Calibration
 from export.trust.verify import TaskMetric
 

@@ -27,7 +27,7 @@ from export.graph.deployable import Deployable, rebuild
 from export.graph.fold_standardised import fold
 from export.graph.frontends import FRONT_ENDS, at_uneven_sizes
 from export.graph.to_onnx import name_values, to_onnx
-from export.profiles.made_up import made_text
+from export.profiles.made_strings import made_text
 from export.profiles.table import Calibration, make_profile
 from export.profiles.weight_compression import StoredWeight
 from export.targets import asked_for

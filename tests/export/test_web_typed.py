@@ -12,8 +12,8 @@ import pytest
 from browser import READY, SEEN, Browser
 from web_parts import FAKE, HOSTILE, make_gallery
 
+from edgecmd.data.modalities.string_bytes import cut, plain, problem_of
 from edgecmd.data.modalities.utf8 import encode_strings
-from edgecmd.data.user_files.string_bytes import cut, plain, problem_of
 from export.device.student import Student
 from export.web.gallery import Gallery
 from export.web.ortweb import find_ort_web

@@ -138,6 +138,7 @@ class Modality:
         front: What students and teachers have before the convolutions, see `edgecmd.models.students.FRONTS`.
         has_rate: Whether ``data.sampling_rate_hz`` says what an example is.
         as_pictures: Examples as images for people, uint8, (N, H, W, C).
+        as_words: Examples as text for people, where a picture cannot show all of them; None: a picture can.
         is_constant: Which examples carry no information, (N,).
         constant_words: What messages say about these.
         looks: Signatures, any of which can make two examples near-equal. Equal examples need none.
@@ -170,6 +171,7 @@ class Modality:
     front: str = "none"
     has_rate: bool = False
     as_pictures: Callable[[Stored], Pictures]
+    as_words: Callable[[Stored], list[str]] | None = None
     is_constant: Callable[[Stored], Bool[np.ndarray, " num"]]
     constant_words: str
     looks: tuple[Look, ...] = ()

@@ -65,6 +65,12 @@ def as_pictures(stored: Examples) -> Pictures:
     return modality_of(stored).as_pictures(np.asarray(stored))
 
 
+def as_words(stored: Examples) -> list[str]:
+    """Examples as text, of a modality whose pictures cannot show all of them; of others nothing."""
+    words = modality_of(stored).as_words
+    return [] if words is None else words(np.asarray(stored))
+
+
 def kind_of(stored: Examples) -> str:
     """Key of `target_kinds` of a set's targets.
 

@@ -9,6 +9,7 @@ Shapes: N examples, B batch, L bytes.
 import hashlib
 import re
 import unicodedata
+from textwrap import wrap
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ from edgecmd.data.stored.store import Form
 
 # Numbers of a signature, each of as many bits as float32 holds exactly.
 SUMS, SUM_BITS = 4, 24
+# Of a drawn string.
+PICTURE_PX, FONT_PX, PER_LINE = 128, 18, 11
 
 
 def to_input(text_BL: Strings) -> Float[Tensor, "batch 1 1 bytes"]:
@@ -76,10 +79,22 @@ def same_as_one(test: Lying, train: Lying) -> Bool[np.ndarray, " num"]:
     return np.array([one in known for one in digests(test)], dtype=bool)
 
 
-def text_pictures(text_NL: Stored) -> UInt8[np.ndarray, "num 8 bytes 1"]:
-    """The bits of each byte, one column a byte, 1 is dark."""
-    bits = np.unpackbits(np.ascontiguousarray(text_NL)[..., None], axis=2)
-    return np.asarray(255 * (1 - bits).transpose(0, 2, 1)[..., None], dtype=np.uint8)
+def text_pictures(text_NL: Stored) -> UInt8[np.ndarray, "num side side 1"]:
+    """Strings drawn black on white, as far as there is room; for every script see `Modality.as_words`.
+
+    The font is that of matplotlib: Latin, Greek, Cyrillic, Arabic, Hebrew and some more, letter by letter. A
+    character of another script is a box.
+    """
+    from matplotlib import get_data_path
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", FONT_PX)
+    drawn = np.empty((len(text_NL), PICTURE_PX, PICTURE_PX, 1), np.uint8)
+    for row, text in enumerate(decode_strings(text_NL)):
+        page = Image.new("L", (PICTURE_PX, PICTURE_PX), 255)
+        ImageDraw.Draw(page).multiline_text((4, 2), "\n".join(wrap(text, PER_LINE)), fill=0, font=font)
+        drawn[row, ..., 0] = np.asarray(page)
+    return drawn
 
 
 TEXT = Modality(
@@ -97,6 +112,7 @@ TEXT = Modality(
     view=varied,
     front="bytes",
     as_pictures=text_pictures,
+    as_words=decode_strings,
     is_constant=is_empty,
     constant_words="empty",
     looks=(signature,),

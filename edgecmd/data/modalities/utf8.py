@@ -11,9 +11,9 @@ from jaxtyping import UInt8
 from edgecmd.core.errors import DataError
 from edgecmd.core.text import counted
 from edgecmd.data.modalities.row import Stored
-from edgecmd.data.user_files.string_bytes import MOST_BYTES as MOST_BYTES
-from edgecmd.data.user_files.string_bytes import cut as cut
-from edgecmd.data.user_files.string_bytes import padded, plain, problem_of
+from edgecmd.data.modalities.string_bytes import MOST_BYTES as MOST_BYTES
+from edgecmd.data.modalities.string_bytes import cut as cut
+from edgecmd.data.modalities.string_bytes import padded, plain, problem_of
 
 Strings = UInt8[np.ndarray, "num bytes"]
 

@@ -15,7 +15,8 @@ from edgecmd.core.errors import ConfigError
 from edgecmd.core.processes import Workers
 from edgecmd.run import Run
 
-MAX_DISTANCE = 1e-3
+# Of the way that the weights went; of clients at once more, as AdamW makes a whole step of a rounding error.
+MAX_DISTANCE, MAX_AT_ONCE = 1e-3, 1e-2
 
 
 def measure(config: RunConfig, *, num_clients: int, num_rounds: int, num_repeats: int) -> dict[str, Any]:
@@ -131,7 +132,7 @@ def check_same_work(config: RunConfig, assembly: Assembly) -> None:
     with tempfile.TemporaryDirectory() as folder:
         simulated, _ = run_grid(assembly.run(replace(one, out=folder, name="bench")))
     away = distance(simulated, looped) / distance(looped, start)
-    if away > MAX_DISTANCE:
+    if away > (MAX_DISTANCE if config.federation.clients_at_once == 1 else MAX_AT_ONCE):
         raise ConfigError(
             f"The bare loop ended {away:.1%} of its path away from the grid; no ratio was measured. It"
             " averages plain weights: leave out federation.compression, federation.strategy and whatever"

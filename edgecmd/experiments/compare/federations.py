@@ -84,8 +84,8 @@ def parse_federation(name: str) -> FederationSpec:
     skewed = [one for one, row in PARTITIONS.items() if row.takes_alpha]
     if bool(alpha) != PARTITIONS[partition].takes_alpha or not 1 <= asked <= num:
         raise ConfigError(
-            f"--federation has {name!r}. Only {' and '.join(skewed)} takes a concentration, and no more"
-            f" clients can be asked than there are. {nearest(name, EXAMPLES)}"
+            f"--federation has {name!r}. A concentration is for {' and '.join(skewed)} alone, which need one;"
+            f" no more clients can be asked than there are. {nearest(name, EXAMPLES)}"
         )
     return FederationSpec(
         name=name,

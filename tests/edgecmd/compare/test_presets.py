@@ -77,8 +77,8 @@ def test_federations_are_read_from_short_names() -> None:
     [
         ("iid", "Did you mean 'iid:"),
         ("idd:10", "Did you mean 'iid:10'"),
-        ("iid0.1:10", "Only dirichlet takes a concentration"),
-        ("dirichlet:10", "Only dirichlet takes a concentration"),
+        ("iid0.1:10", "A concentration is for dirichlet and users alone"),
+        ("dirichlet:10", "A concentration is for dirichlet and users alone"),
         ("iid:10/11", "no more clients can be asked"),
         ("iid:0", "no more clients can be asked"),
         ("dirichlet.:10", "Allowed: central"),

@@ -56,6 +56,7 @@ def test_what_is_left_out_is_there_and_nobody_who_is_installed_imports_it() -> N
         ("emoji", ("emoji",)),
         ("rooms", ("furniture.libraries", "furniture.rooms", "furniture")),
         ("teacher", ("teacher", "imagenet")),
+        ("words", ("names.words", "names")),
     ],
 )
 def test_a_command_without_its_builder_names_the_way_out(

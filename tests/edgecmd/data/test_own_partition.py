@@ -66,7 +66,7 @@ def test_a_row_is_cut_and_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cut("alternating") == [[0, 2, 4, 6], [1, 3, 5, 7]]
     spec = parse_federation("alternating:4")
     assert spec.applied(RunConfig()).federation.partition == "alternating"
-    with pytest.raises(ConfigError, match="Only dirichlet"):
+    with pytest.raises(ConfigError, match="A concentration is for dirichlet"):
         parse_federation("alternating0.1:4")
     row = replace(PARTITIONS["alternating"], follows="owner", what="owners", file="pairs.csv")
     monkeypatch.setitem(PARTITIONS, "alternating", row)

@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +10,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgecmd.core.errors import DataError
+import edgecmd as ec
+from edgecmd.core.errors import ConfigError, DataError
 from edgecmd.data.constants import constant_notes
 from edgecmd.data.duplicates import near_groups
-from edgecmd.data.modalities.table import input_shape, kind_of, modality_of, target_input
+from edgecmd.data.modalities.table import (
+    as_pictures,
+    as_words,
+    input_shape,
+    kind_of,
+    modality_of,
+    target_input,
+)
 from edgecmd.data.modalities.text import TEXT, folded
 from edgecmd.data.modalities.typos import (
     as_bytes,
@@ -223,3 +232,36 @@ def test_empty_strings_are_told() -> None:
     pictures = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
     (note,) = constant_notes(PairedData(source=pictures, target=target))
     assert note.startswith("1 of 3 strings of target/ are empty: nothing can be learnt from them")
+
+
+def test_a_list_of_texts_makes_pairs() -> None:
+    source = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    pairs = ec.Pairs(source=source, target=ec.strings(["dog", "猫", " Ça va "]), owner=["en", "ja", "fr"])
+    assert decode_strings(pairs.target) == ["dog", "猫", "Ça va"]
+    assert pairs.target.shape == (3, 48)
+    with pytest.raises(DataError, match="String 2 of 2"):
+        ec.strings(["dog", ""])
+    with pytest.raises(DataError, match="allowed is a list of strings"):
+        ec.strings("dog")
+    with pytest.raises(ConfigError, match="num_bytes=0"):
+        ec.strings(["dog"], num_bytes=0)
+
+
+def test_pictures_of_strings_are_drawn_and_differ() -> None:
+    stored = encode_strings(["dog", "dig", "Привет", "dog"], 48)
+    found = as_pictures(stored)
+    assert (found.dtype, found.shape) == (np.uint8, (4, 128, 128, 1))
+    assert all(int(one.min()) == 0 and int(one.max()) == 255 for one in found)
+    assert np.array_equal(found[0], found[3])
+    assert not np.array_equal(found[0], found[1])
+    # A picture cannot show every script, so text goes with it; of what a picture shows there is none.
+    assert as_words(stored) == ["dog", "dig", "Привет", "dog"]
+    assert as_words(np.zeros((1, 16, 16, 1), np.uint8)) == []
+
+
+def test_the_row_in_the_documents_is_the_row() -> None:
+    root = Path(__file__).parents[3]
+    page = (root / "docs" / "extending.md").read_text(encoding="utf-8")
+    code = page.split("## The modality text", 1)[1].split("```python\n", 1)[1].split("```", 1)[0]
+    source = (root / "edgecmd" / "data" / "modalities" / "text.py").read_text(encoding="utf-8")
+    assert set(code.splitlines()) <= set(source.splitlines())

@@ -23,7 +23,8 @@ from edgecmd.datasets.build.npz_writer import npz_bytes
 from edgecmd.datasets.build.packages import EMOJIBASE
 from edgecmd.datasets.emoji import PAIRS_FILE, load_public, read_shipped
 from edgecmd.datasets.pinned import content_sha256, read_pinned
-from edgecmd.datasets.words import Names, load_words, read_names
+from edgecmd.datasets.word_splits import Names
+from edgecmd.datasets.words import load_words, read_names
 from edgecmd.settings import DataConfig
 
 # Some languages and a quarter of the emoji, so that a load takes no second.

@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 
 from edgecmd.report.drawing import FRAME
+from edgecmd.report.page import templates
 from edgecmd.report.pictures import as_rgb, gallery_drawing, png_file, rank_in_words
 from edgecmd.report.read import read_run
+from edgecmd.report.results import retrieval
 from tests.edgecmd.report.test_page import html_of
 
 
@@ -61,3 +63,15 @@ def test_the_png_shows_the_frames(finished):
     pixels = np.asarray(Image.open(io.BytesIO(drawing.png)).convert("RGB"))
     assert (pixels == FRAME).all(axis=2).any()
     assert pixels.shape[1] == 7 * 150 + 10
+
+
+def test_strings_of_every_script_stand_in_the_page_as_text(finished):
+    texts = ["<b>猫</b>", "कुत्ता", "مرحبا", "a\u202eb"]
+    with np.load(finished / "retrieval.npz") as arrays:
+        kept = {**arrays, "words": np.array(texts)}
+    np.savez(finished / "retrieval.npz", **kept)
+    run = read_run(finished)
+    page = templates(run=run).get_template("sections/retrieval.html").render(retrieval(run))
+    shown = re.findall('<bdi class="words" dir="auto">(.*?)</bdi>', page)
+    # What could be obeyed is written out: marks of HTML, and of the direction of what follows.
+    assert shown == ["&lt;b&gt;猫&lt;/b&gt;", "कुत्ता", "مرحبا", "a\\u202eb"]
