@@ -63,7 +63,7 @@ FILES = ("data-dir", "state-dir", "public-dir", "teacher", "ledger-key", "own-ke
 # Key of the node's config -> setting of a run that has the same meaning; of a run they are never taken.
 TEACHER = {"teacher": "teacher.name"} | {
     f"teacher-{name.replace('_', '-')}": f"teacher.{name}"
-    for name in ("weights", "size", "mean", "std", "crop", "output", "pca_dim")
+    for name in ("weights", "size", "mean", "std", "crop", "output", "pca_dim", "pca_power")
 }
 MODULES = "modules"
 FLOWER = ("partition-id", "num-partitions")

@@ -169,6 +169,9 @@ class TeacherConfig(Section):
     pca_dim: Annotated[int, Interval(ge=0, le=65_536)] = 0
     """Dimension to which the features of one teacher, or of several side by side, are reduced: principal
     components of the unit features of the public images; 0: no reduction."""
+    pca_power: Annotated[float, Interval(ge=0, le=1)] = 0.0
+    """Power of the standard deviation along each component by which it is divided: 0 leaves the components as
+    they are, 1 gives all of them the same spread (whitening), 0.5 is between the two. Needs ``pca_dim``."""
     map_dim: Annotated[int, Interval(ge=2, le=4096)] = 64
     """Dimension of the teacher's feature at a location, for seg-* students."""
     map_zoom: Annotated[int, Interval(ge=1, le=8)] = 2
@@ -191,6 +194,11 @@ class TeacherConfig(Section):
                     f"teacher.{name}={list(values)} has {len(values)} numbers. Give three, for red, green and"
                     " blue, or none."
                 )
+        if self.pca_power and not self.pca_dim:
+            raise ConfigError(
+                f"teacher.pca_power={self.pca_power} scales principal components, and teacher.pca_dim=0 keeps"
+                " none. Set teacher.pca_dim, or leave pca_power out."
+            )
         prepared = ("weights", "size", "mean", "std", "crop", "output", "pca_dim")
         idle = [name for name in prepared if getattr(self, name)]
         if self.pair_features and idle:

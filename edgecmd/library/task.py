@@ -79,6 +79,7 @@ class Teacher(teachers.Teacher):
         *,
         public: Images | None = None,
         dim: int = 0,
+        power: float = 0.0,
         cache: str | Path | None = None,
     ) -> teachers.Teacher:
         """Combine teachers: unit features side by side, reduced to principal components of public images.
@@ -87,12 +88,14 @@ class Teacher(teachers.Teacher):
             parts: Teachers, or what `Teacher` accepts without options.
             public: Public images at the size of the pairs' sources; needed for ``dim``. Never a pair.
             dim: Number of principal components to keep; 0 keeps all features.
+            power: Power of its standard deviation by which each component is divided: 0 none, 1 whitening.
             cache: Folder for the features of the public images; None keeps nothing.
 
         Raises:
             ConfigError: ``dim`` is more than teachers or images allow, or a part is not a teacher of images.
         """
         refuse_outside("dim", dim, least=0, most=MOST_DIM)
+        refuse_outside("power", power, least=0, most=1, kind=float)
         if isinstance(parts, str) or not isinstance(parts, Sequence):
             raise ConfigError(f"parts={parts!r} is not a list of teachers. Give [first, second].")
         if not isinstance(public, Images | None):
@@ -107,6 +110,7 @@ class Teacher(teachers.Teacher):
             [one if isinstance(one, teachers.Teacher) else Teacher(one) for one in parts],
             public=None if public is None else public.source().pictures(use="Teacher.concat"),
             dim=dim,
+            power=power,
             cache=None if cache is None else Path(cache),
         )
 

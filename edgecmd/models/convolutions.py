@@ -179,22 +179,11 @@ def _twice(map_BCHW: Tensor) -> Tensor:
     return functional.interpolate(map_BCHW, scale_factor=2.0, mode="nearest")
 
 
-class ResidualOfBytes(nn.Module):
-    """Two convolutions beside the identity; what is behind a string is zero after each."""
-
-    def __init__(self, conv: Callable[..., nn.Module], width: int) -> None:
-        super().__init__()
-        self.first = conv(width, width)
-        self.second = conv(width, width)
-
-    def forward(self, map_BC1L: Tensor, real_B11L: Tensor) -> Tensor:
-        """Map (B, C, 1, L) to the same shape; ``real_B11L`` is 1 where a string is, else 0."""
-        inner: Tensor = self.second(self.first(map_BC1L) * real_B11L) * real_B11L
-        return map_BC1L + RESIDUAL_SCALE * inner
-
-
 class ByteTrunk(nn.Module):
     """Strings of bytes as features: an embedding of each byte, convolutions along the string, pooling.
+
+    The first convolution is wide, and what it finds is pooled at once beside what the others make of it: most
+    of what a string says is in the few letters that it contains.
 
     What is behind the last byte is zero after each layer, as beyond the ends of a convolution's input, so no
     number hangs on how much padding follows a string. The convolutions are those of images, on maps of
@@ -202,7 +191,7 @@ class ByteTrunk(nn.Module):
 
     Args:
         width_of_byte: E.
-        widths: Channels of each stage, C; from the first to the second the length is halved.
+        widths: Channels of each stage, C1 and C2; from the first to the second the length is halved.
     """
 
     def __init__(self, *, width_of_byte: int, widths: tuple[int, int]) -> None:
@@ -211,22 +200,25 @@ class ByteTrunk(nn.Module):
         wide, narrow = (partial(FAMILIES["ws"], size=(1, size)) for size in (5, 3))
         self.embedding = nn.Embedding(NUM_BYTES, width_of_byte)
         self.enter = wide(width_of_byte, first)
-        self.first = ResidualOfBytes(narrow, first)
         self.shorten = narrow(first, second, stride=2)
-        self.second = ResidualOfBytes(narrow, second)
-        self.num_features = 2 * second
+        self.second = narrow(second, second)
+        self.num_features = 2 * (first + second)
 
     def forward(self, text_B11L: Float[Tensor, "batch 1 1 bytes"]) -> Float[Tensor, "batch features"]:
-        """Mean and maximum over the string, (B, 2C); zero for an empty one."""
+        """Mean and maximum over the string of both stages, (B, 2 (C1 + C2)); zero for an empty one."""
         # Of numbers that are no bytes, as no reader gives them, those below one and NaN are padding.
         byte_BL = text_B11L.flatten(1)
         index = torch.where(byte_BL >= 1, byte_BL.clamp(max=NUM_BYTES - 1), 0).long()
         real = (index > 0).to(text_B11L)[:, None, None]
         map_BE1L = self.embedding(index).transpose(1, 2)[:, :, None] * real
-        map_BC1L = self.first(self.enter(map_BE1L) * real, real)
-        real = real[..., ::2]
-        map_BC1L = self.shorten(map_BC1L) * real
-        # Not below zero, so that the zeros of the padding are never the largest.
-        map_BC1L = functional.relu(self.second(map_BC1L, real))
-        mean = map_BC1L.sum(dim=(2, 3)) / real.sum(dim=(2, 3)).clamp(min=1.0)
-        return torch.cat([mean, map_BC1L.amax(dim=(2, 3))], dim=1)
+        letters = self.enter(map_BE1L) * real
+        half = real[..., ::2]
+        map_BC1L = self.shorten(letters) * half
+        map_BC1L = map_BC1L + RESIDUAL_SCALE * self.second(map_BC1L) * half
+        return torch.cat([*_mean_and_max(letters, real), *_mean_and_max(map_BC1L, half)], dim=1)
+
+
+def _mean_and_max(map_BC1L: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    """Over what is ``real`` of maps that are not below zero and zero elsewhere, (B, C) each."""
+    mean = map_BC1L.sum(dim=(2, 3)) / real.sum(dim=(2, 3)).clamp(min=1.0)
+    return mean, map_BC1L.amax(dim=(2, 3))

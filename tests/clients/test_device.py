@@ -85,8 +85,10 @@ def test_every_setting_that_names_a_file_is_refused_by_name(name: str, device: D
     other = {"teacher.pair_features": "teacher.public_features"}
     other |= {two: one for one, two in other.items()}
     numbers = {"teacher.size": 32, "teacher.mean": "0.5,0.5,0.5", "teacher.std": "0.5,0.5,0.5"}
-    numbers |= {"teacher.crop": 0.5, "teacher.pca_dim": 8}
+    numbers |= {"teacher.crop": 0.5, "teacher.pca_dim": 8, "teacher.pca_power": 0.5}
     raw: dict[str, object] = {name: numbers.get(name, str(device.pairs))}
+    if name == "teacher.pca_power":
+        raw["teacher.pca_dim"] = 8
     if name in other:
         raw[other[name]] = str(device.pairs)
     with opened_files() as opened:

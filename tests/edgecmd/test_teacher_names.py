@@ -288,6 +288,23 @@ class TestSideBySide:
         made = ec.Teacher.concat(parts, public=ec.Images(images=public), dim=4)
         np.testing.assert_allclose(made.embed(pictures(7)), expected, atol=1e-5)
 
+    @pytest.mark.parametrize("power", [0.5, 1.0])
+    def test_a_power_divides_components_by_their_deviation(self, power: float) -> None:
+        public, parts = pictures(40, 1), [Teacher.of("icons"), Teacher.of(Colours())]
+        plain = ec.Teacher.concat(parts, public=ec.Images(images=public), dim=4)
+        scaled = ec.Teacher.concat(parts, public=ec.Images(images=public), dim=4, power=power)
+        deviation = plain.embed(public).astype(np.float64).std(axis=0, ddof=1)
+        expected = plain.embed(pictures(7)) / deviation**power
+        np.testing.assert_allclose(scaled.embed(pictures(7)), expected, rtol=1e-3, atol=1e-4)
+        if power == 1:
+            np.testing.assert_allclose(scaled.embed(public).std(axis=0, ddof=1), 1.0, atol=1e-3)
+
+    def test_a_power_without_components_is_refused(self) -> None:
+        with pytest.raises(
+            ConfigError, match=r"pca_power=0.5 scales principal components.*Set teacher.pca_dim"
+        ):
+            TeacherConfig(name="icons", pca_power=0.5)
+
     def test_its_digest_is_of_parts_order_pictures_and_dimension(self) -> None:
         one, other, public = Teacher.of("icons"), Teacher.of(Colours()), pictures(20)
         made = [
@@ -297,6 +314,7 @@ class TestSideBySide:
             concat([one, other], public=public, dim=4),
             concat([one, other], public=public, dim=5),
             concat([one, other], public=pictures(20, 1), dim=4),
+            concat([one, other], public=public, dim=4, power=0.5),
         ]
         assert len({teacher.sha256 for teacher in made} | {one.sha256}) == len(made) + 1
         assert concat([one, other], public=public, dim=4).sha256 == made[3].sha256

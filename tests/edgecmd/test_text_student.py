@@ -109,7 +109,7 @@ def test_standardised_convolutions_along_a_line_fold() -> None:
     student = make("text-50k").eval()
     folded = fold(student)
     torch.testing.assert_close(folded(seen(TEXTS)), student(seen(TEXTS)), rtol=1e-4, atol=1e-4)
-    assert sum(type(one) is torch.nn.Conv2d for one in folded.modules()) == 6
+    assert sum(type(one) is torch.nn.Conv2d for one in folded.modules()) == 3
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -57,7 +57,12 @@ class Concatenated(nn.Module):
 
 
 def concat(
-    parts: Sequence[Teacher], *, public: Images | None = None, dim: int = 0, cache: Path | None = None
+    parts: Sequence[Teacher],
+    *,
+    public: Images | None = None,
+    dim: int = 0,
+    power: float = 0.0,
+    cache: Path | None = None,
 ) -> Teacher:
     """One teacher of several: their unit features side by side, then principal components of public images.
 
@@ -65,6 +70,8 @@ def concat(
         parts: Teachers of RGB images, at least one.
         public: Public RGB images, uint8, (N, H, W, 3); needed for ``dim``.
         dim: Components that are kept, D; 0 keeps all numbers.
+        power: Power of the standard deviation along each component by which it is divided, see
+            `edgecmd.settings.TeacherConfig.pca_power`.
         cache: Folder for what is computed of the public images; None keeps nothing.
 
     Raises:
@@ -73,7 +80,7 @@ def concat(
 
     Guarantees:
         A function of the teachers and of public images alone. ``sha256`` covers each teacher's, in their
-        order, the public images and ``dim``. A component's largest entry is positive.
+        order, the public images, ``dim`` and ``power``. A component's largest entry is positive.
     """
     for one in parts:
         if not one.sees_colour:
@@ -84,7 +91,8 @@ def concat(
     of_public = ""
     if dim:
         public = _enough(public, dim=dim, width=width)
-        of_public = f":{dim}:{fingerprint(public)}"
+        # Nothing for 0, so that digests and kept features of earlier versions stay.
+        of_public = f":{dim}:{fingerprint(public)}{f':{power:g}' if power else ''}"
     sha256 = hashlib.sha256(f"concat:{':'.join(one.sha256 for one in parts)}{of_public}".encode()).hexdigest()
     components = None
     if public is not None and dim:
@@ -92,12 +100,13 @@ def concat(
         components = kept(
             "components",
             lambda: sha256,
-            lambda: _fitted(parts, images, dim=dim, cache=cache),
+            lambda: _fitted(parts, images, dim=dim, power=power, cache=cache),
             shape=(width, 1 + dim),
             cache_dir=cache,
         )
     names = " + ".join(one.recipe.get(OWN) or _shipped(one) for one in parts)
-    reduced = f", {dim} principal components of public pictures" if dim else ""
+    scaled = f" over their deviation to the power {power:g}" if power else ""
+    reduced = f", {dim} principal components of public pictures{scaled}" if dim else ""
     return Teacher(
         network=Concatenated([one.network for one in parts], components).eval().requires_grad_(False),
         embedding_dim=dim or width,
@@ -121,7 +130,7 @@ def _enough(public: Images | None, *, dim: int, width: int) -> Images:
 
 
 def _fitted(
-    parts: Sequence[Teacher], public: Images, *, dim: int, cache: Path | None
+    parts: Sequence[Teacher], public: Images, *, dim: int, power: float, cache: Path | None
 ) -> Float[np.ndarray, "width columns"]:
     """Mean and components of the unit features of public images, float32, (C, 1 + D)."""
     each = [np.asarray(cached_features(one, public, cache_dir=cache), dtype=np.float64) for one in parts]
@@ -134,7 +143,8 @@ def _fitted(
             f"The teachers give numbers that are not finite for {bad} of {len(public)} public images. Check"
             " their weights, mean and std."
         )
-    mean, weight, _ = principal_components(rows, dim)
+    mean, weight, spread = principal_components(rows, dim)
+    weight = weight / np.maximum(spread, 1e-12) ** power
     return np.concatenate([mean[:, None], weight], axis=1).astype(np.float32)
 
 
@@ -161,7 +171,13 @@ def named_teacher(
         parts = [load_teacher(Path(named.path) if named.path else None, data_set=data_set)]
     if len(parts) == 1 and not named.pca_dim:
         return parts[0]
-    return concat(parts, public=public() if named.pca_dim else None, dim=named.pca_dim, cache=cache)
+    return concat(
+        parts,
+        public=public() if named.pca_dim else None,
+        dim=named.pca_dim,
+        power=named.pca_power,
+        cache=cache,
+    )
 
 
 def _part(name: str, named: TeacherConfig, *, files: Iterator[str]) -> Teacher:

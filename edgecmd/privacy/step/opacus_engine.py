@@ -2,9 +2,10 @@
 
 Opacus gives the gradient of each *row*; a unit's gradient is the sum over its rows.
 
-The hooks are put on a copy in row-major (NCHW) memory layout. Opacus 1.6 reads a convolution's input by
-strides that it assumes to be row-major; in the channels-last layout it gives wrong gradients, zeros
-among them, without a word. Ghost norms are then too small, and nothing is bounded.
+The hooks are put on a copy in row-major (NCHW) memory layout, whose convolutions get their inputs in that
+layout too, whatever comes before them. Opacus 1.6 reads a convolution's input by strides that it assumes to
+be row-major; in another layout, as a transposed tensor has it, it gives wrong gradients, zeros among them,
+without a word. Ghost norms are then too small, and nothing is bounded.
 
 Shapes: U units, R rows of a unit.
 """
@@ -21,6 +22,8 @@ from torch.func import grad, vmap
 
 from edgecmd.core.errors import PrivacyError
 from edgecmd.privacy.step.units import UnitLoss, Units
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @contextmanager
@@ -129,12 +132,20 @@ def ghost_sum(
 
 
 def plain_layout(student: nn.Module) -> nn.Module:
-    """Copy of ``student`` in row-major (NCHW) layout; hooks and per-row gradients go with it."""
+    """Copy of ``student`` in row-major (NCHW) layout, its convolutions' inputs as well; hooks go with it."""
     own = copy.deepcopy(student)
     for parameter in own.parameters():
         parameter.data = row_major(parameter.data)
         parameter.grad = None
+    for module in own.modules():
+        if isinstance(module, CONVOLUTIONS):
+            module.register_forward_pre_hook(_with_row_major)
     return own
+
+
+def _with_row_major(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    # Not `row_major`: Opacus also calls layers that it does not know under vmap, where nothing is in place.
+    return tuple(one.clone(memory_format=torch.contiguous_format) for one in args)
 
 
 def row_major(value: Tensor) -> Tensor:

@@ -128,6 +128,36 @@ def test_the_memory_layout_does_not_matter(architecture: str, engine: str) -> No
     assert distance(found, expected) < 1e-6
 
 
+class Turned(nn.Module):
+    """Its convolution gets a turned tensor, whose strides are not those of a row-major one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lift, self.convolution = nn.Linear(SIDE, 6), nn.Conv2d(6, DIM, (3, 1), padding=(1, 0))
+
+    def forward(self, image: Tensor) -> Tensor:
+        found: Tensor = self.convolution(self.lift(image[:, 0]).transpose(1, 2)[..., None])
+        return found.amax(dim=(2, 3))
+
+
+def strings() -> list[Units]:
+    text = torch.from_numpy(np.random.default_rng(0).integers(1, 255, (NUM, 1, 1, 1, 12))).double()
+    text[3, ..., 5:] = 0
+    mask = torch.ones(NUM, 1, dtype=torch.bool)
+    return [Units(images=text, teacher=made(2, NUM, 1, DIM), mask=mask)]
+
+
+@pytest.mark.parametrize("engine", ["vmap", "opacus", "opacus-ghost"])
+@pytest.mark.parametrize("what", ["turned", "strings"])
+def test_what_a_convolution_reads_is_measured_in_any_layout(engine: str, what: str) -> None:
+    torch.manual_seed(0)
+    student = Turned().double() if what == "turned" else plain_copy(student_of("text-50k"))
+    chunks = chunks_of("cmc-anchored") if what == "turned" else strings()
+    of_unit = unit_loss(loss_of(DistillConfig(loss="cmc-anchored")), ANCHORS)
+    found = clipped_sum(student, chunks, of_unit, clip=CLIP, engine=engine)
+    assert distance(found, oracle(student, chunks, "cmc-anchored")) < 1e-6
+
+
 def test_ghost_norms_refuse_units_of_several_rows() -> None:
     with pytest.raises(PrivacyError, match="single rows"):
         clipped_sum(
