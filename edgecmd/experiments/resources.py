@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -51,8 +52,16 @@ def needs(run: Run, student: nn.Module) -> Needs:
 
 
 def _bytes(examples: Sequence[Examples], *, stored: bool = False) -> int:
-    """Of those in memory, or of those on the disk."""
-    return sum(one.nbytes for one in examples if isinstance(one, LazyRows) == stored)
+    """Of what lies in memory, or on the disk; an array in memory that several share counts once."""
+    held: dict[int, int] = {}
+    total = 0
+    for one in examples:
+        for base, rows, _ in one.parts() if isinstance(one, LazyRows) else [(one, (), ())]:
+            if isinstance(base, np.ndarray):
+                held[id(base)] = base.nbytes
+            else:
+                total += one.nbytes * len(rows) // max(1, len(one))
+    return total if stored else sum(held.values())
 
 
 def _inputs_bytes(run: Run) -> int:

@@ -1,6 +1,7 @@
 """Teacher features of pairs in a store lie beside them by row, and a student is the same, to the byte."""
 
 import errno
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import nn
 import edgecmd as ec
 from edgecmd.config.assemble import Assembly
 from edgecmd.config.reader import load_config
+from edgecmd.data.pairs import PairedData
 from edgecmd.data.stored import through_store
 from edgecmd.data.stored.array_files import FilledFile, LazyRows, whole_file
 from edgecmd.data.stored.store import stores_folder
@@ -212,3 +214,11 @@ def test_a_plan_says_what_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (disk, _), (told, size) = needs_rows(found)
     assert (disk, told) == ("disk", "memory")
     assert "a batch" in size
+    whole, num = run.task.data, len(run.task.data.train)
+    few = LazyRows((NUMBERS[:3, :16, :16].copy(),), np.zeros(num, dtype=np.int64))
+    shared = PairedData(source=few, target=np.zeros((num, 16, 16, 1), np.uint8))
+    run.task.data = replace(whole, train=shared)
+    found = needs(run, torch.nn.Sequential(torch.nn.Conv2d(1, 5, 1), torch.nn.Flatten()))
+    # Images that many pairs share lie in memory once, and not on the disk.
+    assert found["disk"]["store"] == (24 - num) * 256 * 4
+    assert found["memory"]["pairs"] == 3 * 256 * 3 + num * 256
