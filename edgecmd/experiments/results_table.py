@@ -59,9 +59,9 @@ def result_notes(tables: "Mapping[str, Table]") -> list[str]:
             " pairs."
         )
     notes.append(
-        "R@k: retrieval of the example's own source, not reported if k covers all of them; probe k, tuned"
-        " k: linear probe and fine-tuning on groups with k labels per class; NMI: k-means clusters against"
-        " the groups, without a label."
+        f"R@k: {_asked(told)}, not reported if k covers all of them; probe k, tuned k: linear probe and"
+        " fine-tuning on groups with k labels per class; NMI: k-means clusters against the groups, without a"
+        " label."
     )
     notes += segmentation_notes(told)
     if told["kind"] == CLASS_PAIRED:
@@ -70,6 +70,14 @@ def result_notes(tables: "Mapping[str, Table]") -> list[str]:
             " no single right image, and the classes went into making the pairs."
         )
     return notes
+
+
+def _asked(told: "Mapping[str, Any]") -> str:
+    """What is retrieved, and by chance where several things are right."""
+    if "retrieval_chance" not in told:
+        return "retrieval of the example's own source"
+    by_chance = ", ".join(f"{share:.4f}" for share in told["retrieval_chance"].values())
+    return f"any right one of {told['num_ranked']} sources is among the nearest k (by chance {by_chance})"
 
 
 def segmentation_notes(table: Mapping[str, Any]) -> list[str]:

@@ -151,6 +151,14 @@ class TestTables:
         assert "student has collapsed: all 100 test embeddings are the same" in printed
         assert "0.900*" not in printed
 
+    def test_what_is_asked_for_is_said_where_several_things_are_right(self, capsys):
+        show_results({"student": table(0.9, **self.FACTS)})
+        assert "R@k: retrieval of the example's own source, not" in capsys.readouterr().out
+        several = {"num_ranked": 1600, "retrieval_chance": {"recall@1": 0.0012, "recall@10": 0.01149}}
+        show_results({"student": table(0.9, **self.FACTS, **several)})
+        said = "any right one of 1600 sources is among the nearest k (by chance 0.0012, 0.0115)"
+        assert said in capsys.readouterr().out
+
     def test_a_comparison_of_two_seeds_has_no_interval(self, capsys):
         rows = {"cmc": [{"recall@1": 0.2}, {"recall@1": 0.4}], "l2": [{"recall@1": 0.1}, {"recall@1": 0.15}]}
         facts = {"num_seeds": 2, "num_test": 100, "num_labelled": 0}
