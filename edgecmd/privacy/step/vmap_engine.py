@@ -30,12 +30,13 @@ from torch.nn import functional
 
 from edgecmd.models.convolutions import (
     Activated,
+    ByteTrunk,
     Residual,
     ScaledReLU,
     StandardisedConv2d,
     gains_in_weights,
 )
-from edgecmd.models.students import ConvStudent
+from edgecmd.models.students import ConvStudent, TextStudent
 from edgecmd.privacy.step.gradients import STRETCH, Sum, clip_factors, counting, weighted_sum
 from edgecmd.privacy.step.units import UnitLoss, Units
 
@@ -49,11 +50,10 @@ GRAM_GUARD = 1e-12
 Layer = nn.Conv2d | nn.Linear
 Tensors = dict[str, Tensor]
 
-# Modules that treat each row by itself: without parameters, and with those that `_parameters_of` knows.
-BARE = frozenset(
-    {nn.Identity, nn.ReLU, nn.Sequential, ScaledReLU, Activated, StandardisedConv2d, ConvStudent}
-)
-ROW_WISE = BARE | {nn.Conv2d, nn.Linear, nn.GroupNorm, Residual}
+# Modules that treat each row by itself: without parameters, and with those whose gradients `_small` knows.
+STUDENTS = frozenset({ConvStudent, TextStudent, ByteTrunk})
+BARE = STUDENTS | {nn.Identity, nn.ReLU, nn.Sequential, ScaledReLU, Activated, StandardisedConv2d}
+ROW_WISE = BARE | {nn.Conv2d, nn.Linear, nn.GroupNorm, nn.Embedding, Residual}
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -102,13 +102,13 @@ class Room:
         self._padded: dict[tuple[int, ...], Tensor] = {}
         self._numbers: Tensor | None = None
 
-    def padded(self, like: Tensor, pad: int) -> Tensor:
+    def padded(self, like: Tensor, pads: tuple[int, int]) -> Tensor:
         """Zeros around a place for an image, (N, H, W, C); the place may hold anything."""
         num, channels, height, width = like.shape
-        shape = (num, height + 2 * pad, width + 2 * pad, channels)
-        if (*shape, pad) not in self._padded:
-            self._padded[*shape, pad] = like.new_zeros(shape)
-        return self._padded[*shape, pad]
+        shape = (num, height + 2 * pads[0], width + 2 * pads[1], channels)
+        if (*shape, *pads) not in self._padded:
+            self._padded[*shape, *pads] = like.new_zeros(shape)
+        return self._padded[*shape, *pads]
 
     def copied(self, value: Tensor) -> Tensor:
         """``value``, row-major."""
@@ -130,14 +130,15 @@ def windows(
     image_NCHW: Float[Tensor, "num channels height width"], layer: nn.Conv2d, room: Room | None = None
 ) -> Float[Tensor, "num positions inputs"]:
     """What each output of a convolution sees, (N, L, K), K in the order of height, width, channel."""
-    size, stride, pad = layer.kernel_size[0], layer.stride[0], int(layer.padding[0])
+    size, stride = layer.kernel_size, layer.stride
+    down, right = (int(one) for one in layer.padding)
     num, channels, height, width = image_NCHW.shape
     if channels == 1:  # Of a single channel, which has the same order, rows of windows are longer to copy.
-        return functional.unfold(image_NCHW, size, padding=pad, stride=stride).transpose(1, 2)
+        return functional.unfold(image_NCHW, size, padding=(down, right), stride=stride).transpose(1, 2)
     room = room or Room()
-    padded = room.padded(image_NCHW, pad)
-    padded[:, pad : pad + height, pad : pad + width] = image_NCHW.permute(0, 2, 3, 1)
-    seen = padded.unfold(1, size, stride).unfold(2, size, stride).permute(0, 1, 2, 4, 5, 3)
+    padded = room.padded(image_NCHW, (down, right))
+    padded[:, down : down + height, right : right + width] = image_NCHW.permute(0, 2, 3, 1)
+    seen = padded.unfold(1, size[0], stride[0]).unfold(2, size[1], stride[1]).permute(0, 1, 2, 4, 5, 3)
     return room.copied(seen).view(num, seen.shape[1] * seen.shape[2], -1)
 
 
@@ -234,6 +235,7 @@ def _is_known(module: nn.Module) -> bool:
         and not any(getattr(module, name) for name in HOOKS)
         and not (kind in BARE and own_parameters(module))
         and not (isinstance(module, Layer) and kind not in BARE and not _is_plain(module))
+        and _is_table(module)
     )
 
 
@@ -289,6 +291,11 @@ def _small(module: nn.Module, entered: Tensor, gradient: Tensor) -> Tensors:
     """
     if isinstance(module, Residual):
         return {"scale": (entered * gradient).flatten(1).sum(dim=1)}
+    if isinstance(module, nn.Embedding):
+        # Which row each place looked up, as zeros and ones: the sum is a product, in each unit's own order.
+        looked = gradient.new_zeros(len(entered), entered[0].numel(), module.num_embeddings)
+        looked.scatter_(2, entered.flatten(1)[..., None], 1.0)
+        return {"weight": looked.transpose(1, 2) @ gradient.flatten(1, -2)}
     channels = gradient.ndim - 1 if isinstance(module, nn.Linear) else 2
     others = [dim for dim in range(1, gradient.ndim) if dim != channels]
     found = {"bias": gradient.sum(dim=others)}
@@ -344,9 +351,14 @@ def _is_plain(layer: nn.Module) -> bool:
         and layer.groups == 1
         and layer.padding_mode == "zeros"
         and not isinstance(layer.padding, str)
-        and all(len(set(pair)) == 1 for pair in (layer.kernel_size, layer.stride, layer.padding))
         and set(layer.dilation) == {1}
     )
+
+
+def _is_table(layer: nn.Module) -> bool:
+    """Whether an embedding does nothing but look rows up."""
+    plain = not isinstance(layer, nn.Embedding) or (layer.padding_idx is None and layer.max_norm is None)
+    return plain and not getattr(layer, "scale_grad_by_freq", False) and not getattr(layer, "sparse", False)
 
 
 def _doubled(trace: Trace, num_real: int) -> tuple[Tensor, Tensor]:

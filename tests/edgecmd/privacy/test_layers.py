@@ -10,7 +10,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from edgecmd.losses import loss_of
-from edgecmd.models.convolutions import RELU_GAIN, gains_in_weights
+from edgecmd.models.convolutions import RELU_GAIN, ByteTrunk, gains_in_weights
 from edgecmd.models.devices import place
 from edgecmd.models.students import build_student
 from edgecmd.privacy.step import vmap_engine
@@ -31,6 +31,7 @@ from edgecmd.settings import DistillConfig
 CLIP = 0.6
 LIMIT = CLIP * (1 - 1e-4)
 DIM = 6
+Pair = int | tuple[int, int]
 
 
 def made(seed: int, *shape: int) -> Tensor:
@@ -43,6 +44,14 @@ def units_of(num: int, rows: int, *, side: int = 8) -> Units:
         teacher=made(2, num, rows, DIM),
         mask=torch.ones(num, rows, dtype=torch.bool),
     )
+
+
+def strings_of(num: int, rows: int) -> Units:
+    """Strings of 1 to 24 bytes, one of them empty, that have letters twice."""
+    bytes_of = 97.0 + made(1, num, rows, 1, 1, 24).abs().mul(4).floor().clamp(max=25)
+    length = torch.arange(num * rows).view(num, rows, 1, 1, 1) * 24 // (num * rows - 1)
+    images = torch.where(torch.arange(24) < length, bytes_of, 0.0)
+    return Units(images=images, teacher=made(2, num, rows, DIM), mask=torch.ones(num, rows, dtype=torch.bool))
 
 
 def regression(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
@@ -118,25 +127,29 @@ def odd() -> Odd:
     return student
 
 
-@pytest.mark.parametrize(("size", "stride", "pad"), [(1, 1, 0), (3, 1, 1), (3, 2, 1), (4, 3, 2)])
-def test_windows_times_weight_is_the_convolution(size: int, stride: int, pad: int) -> None:
-    layer = nn.Conv2d(3, 5, size, stride=stride, padding=pad, bias=False).double()
-    image = made(0, 2, 3, 9, 7)
+SHAPES = [(1, 1, 0), (3, 1, 1), (3, 2, 1), (4, 3, 2), ((1, 5), (1, 2), (0, 2)), ((2, 3), (3, 1), (1, 0))]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("size", "stride", "pad"), SHAPES)
+def test_windows_times_weight_is_the_convolution(channels: int, size: Pair, stride: Pair, pad: Pair) -> None:
+    layer = nn.Conv2d(channels, 5, size, stride=stride, padding=pad, bias=False).double()
+    image = made(0, 2, channels, 9, 7)
     flat = layer.weight.permute(0, 2, 3, 1).flatten(1)
     expected = layer(image).flatten(2).transpose(1, 2)
     torch.testing.assert_close(windows(image, layer) @ flat.T, expected)
     # Memory that held another image, and a larger one, gives the same.
     room = Room()
-    for other in (made(1, 2, 3, 9, 7), made(1, 3, 3, 9, 7)):
+    for other in (made(1, 2, channels, 9, 7), made(1, 3, channels, 9, 7)):
         windows(other, layer, room)
     assert torch.equal(windows(image, layer, room), windows(image, layer))
 
 
 def test_which_layers_are_products() -> None:
     traces, rest = unit_traces(odd(), units_of(2, 1), regression)
-    assert {trace.name for trace in traces} == {"stem", "patches", "deep", "last"}
+    assert {trace.name for trace in traces} == {"stem", "flat", "patches", "deep", "last"}
     assert {trace.name for trace in traces if trace.is_compact} == {"deep", "last"}
-    left = {"grouped", "wide", "reflecting", "flat", "own", "twice", "tied", "unused"}
+    left = {"grouped", "wide", "reflecting", "own", "twice", "tied", "unused"}
     assert {name.split(".")[0] for name in rest if name.endswith(".weight")} == left | {"norm"}
 
 
@@ -303,10 +316,38 @@ def test_what_the_plain_pass_does_not_know_it_leaves_alone(change: str) -> None:
     assert not is_row_wise(odd())
 
 
+class MixingTrunk(ByteTrunk):
+    """Takes the mean over the batch away."""
+
+    def forward(self, text_B11L: Tensor) -> Tensor:
+        found = super().forward(text_B11L)
+        return found - found.mean(dim=0, keepdim=True)
+
+
+ODD_TABLES = ({"max_norm": 1.0}, {"padding_idx": 0}, {"scale_grad_by_freq": True}, {"sparse": True})
+
+
+def test_a_student_of_strings_takes_the_plain_pass_as_it_is_and_no_other() -> None:
+    """A table that rewrites itself, leaves a row out or weighs rows by how often they occur is another."""
+    student = student_of("text-50k")
+    assert is_row_wise(student)
+    for keywords in ODD_TABLES:
+        own, student.trunk.embedding = student.trunk.embedding, nn.Embedding(256, 16, **keywords)
+        assert not is_row_wise(student), keywords
+        student.trunk.embedding = own
+    assert is_row_wise(student)
+    handle = student.trunk.embedding.register_forward_hook(lambda _, given, made: made - made.mean(dim=0))
+    assert not is_row_wise(student)
+    handle.remove()
+    student.trunk.__class__ = MixingTrunk
+    assert not is_row_wise(student)
+
+
 @pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize("architecture", ["ws-50k", "gn-50k"])
+@pytest.mark.parametrize("architecture", ["ws-50k", "gn-50k", "text-50k"])
 def test_the_plain_pass_gives_what_units_of_their_own_give(architecture: str, rows: int) -> None:
-    student, units = place(student_of(architecture).double(), torch.device("cpu")), units_of(8, rows, side=32)
+    student = place(student_of(architecture).double(), torch.device("cpu"))
+    units = strings_of(8, rows) if architecture.startswith("text") else units_of(8, rows, side=32)
     assert is_row_wise(student)
     apart, rest = unit_traces(student, units, regression)
     plain, small = row_traces(student, units, regression)
@@ -315,7 +356,7 @@ def test_the_plain_pass_gives_what_units_of_their_own_give(architecture: str, ro
         torch.testing.assert_close(one.entered, other.entered, rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(one.gain * one.gradient, other.gradient, rtol=1e-9, atol=1e-12)
     # The constant of a ReLU is in the convolution before it, and nowhere else.
-    ours = architecture.startswith("ws")
+    ours = not architecture.startswith("gn")
     assert [one.gain for one in plain] == [
         RELU_GAIN if ours and one.name != "projector" else 1.0 for one in plain
     ]
