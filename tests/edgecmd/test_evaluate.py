@@ -12,7 +12,7 @@ from edgecmd.core.statistics import mean_interval
 from edgecmd.data.experiment import Gallery, HeldOut
 from edgecmd.data.labelled import UNLABELLED, LabelledTarget, Labels
 from edgecmd.data.pairs import PairedData
-from edgecmd.evaluation import metrics
+from edgecmd.evaluation import metrics, right_things
 
 
 def labels(*values: int) -> Labels:
@@ -153,7 +153,7 @@ class TestGallery:
         words = metrics.unit_rows(np.array([[0, 2, 1], [1, 2, 3], [3, 2, 1]], dtype=np.float32))
         assert metrics.first_ranks(words, pictures, self.RIGHT).tolist() == [1, 2, 3]
         codes = metrics.things(pictures)
-        assert metrics.right_things(self.RIGHT, codes).toarray().sum(axis=1).tolist() == [2, 1, 1]
+        assert right_things.right_things(self.RIGHT, codes).toarray().sum(axis=1).tolist() == [2, 1, 1]
 
     def test_one_right_picture_each_is_the_recall_of_pairs(self) -> None:
         draws = np.random.default_rng(0)
@@ -171,13 +171,13 @@ class TestGallery:
 
     def test_chance_by_hand(self) -> None:
         """Of 4 things, 1 right: k / 4. 2 right: 1/2 at one, 5/6 at two (1 of 6 pairs has neither)."""
-        assert metrics.chance(np.array([1]), 4, ranks=(1, 2, 4)) == pytest.approx(
+        assert right_things.chance(np.array([1]), 4, ranks=(1, 2, 4)) == pytest.approx(
             {"recall@1": 0.25, "recall@2": 0.5, "recall@4": 1.0}
         )
-        assert metrics.chance(np.array([1, 2]), 4, ranks=(1, 2)) == pytest.approx(
+        assert right_things.chance(np.array([1, 2]), 4, ranks=(1, 2)) == pytest.approx(
             {"recall@1": (1 / 4 + 1 / 2) / 2, "recall@2": (1 / 2 + 5 / 6) / 2}
         )
-        assert metrics.chance(np.array([3, 3]), 4, ranks=(2, 9)) == {"recall@2": 1.0, "recall@9": 1.0}
+        assert right_things.chance(np.array([3, 3]), 4, ranks=(2, 9)) == {"recall@2": 1.0, "recall@9": 1.0}
 
     def test_chance_is_what_random_orders_find(self) -> None:
         draws = np.random.default_rng(2)
@@ -185,7 +185,7 @@ class TestGallery:
         right = csr_array(draws.random((4000, 8)) < 0.2)
         asked = np.flatnonzero(np.diff(right.indptr))
         found = metrics.recall(words[asked], np.eye(8, dtype=np.float32), ranks=(1, 3), right=right[asked])
-        expected = metrics.chance(np.diff(right[asked].indptr), 8, ranks=(1, 3))
+        expected = right_things.chance(np.diff(right[asked].indptr), 8, ranks=(1, 3))
         # Five standard errors of 3,300 questions.
         assert found == pytest.approx(expected, abs=5 * 0.5 / np.sqrt(len(asked)))
 

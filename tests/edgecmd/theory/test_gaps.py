@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from edgecmd.core.errors import ConfigError
 from edgecmd.data.modalities.table import MODALITIES
+from edgecmd.data.modalities.utf8 import encode_strings
 from edgecmd.data.modalities.wave import band_limit_hz
 from edgecmd.experiments.theory.gaps import MISMATCH, degrade, gap_names, mismatched
 
@@ -17,6 +18,7 @@ NOISE = np.random.default_rng(0)
 TARGETS = {
     "image": NOISE.integers(0, 256, (NUM, 32, 32, 1), dtype=np.uint8),
     "depth": NOISE.integers(500, 6000, (NUM, 32, 32, 1)).astype(np.uint16),
+    "text": encode_strings(["a red apple", "two dogs", "birthday cake", "grinning face", "snow"], 16),
     "wave": (3000.0 * np.sin(np.arange(2000) * 2.0) + NOISE.normal(0, 900, (NUM, 2000))).astype(np.int16),
 }
 TARGETS["depth"][:, 3:6] = 0

@@ -13,10 +13,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgecmd.core.errors import ExportError
+from export.graph.front_graph import KINDS
 from export.trust.checks import verify_bundle
 from export.trust.errors import GateError
 from export.trust.gate import GateLimits, gate
-from export.trust.sandbox import LARGE_PICTURE, SandboxLimits
+from export.trust.sandbox import SandboxLimits
 
 MODEL = d.MODEL
 
@@ -627,7 +628,7 @@ def test_the_sandbox_finds_what_a_large_input_needs(simple, tmp_path, monkeypatc
     in_the_large(folder)
     monkeypatch.setattr("export.trust.checks.gate_file", lambda path, limits: onnx.load(path))
     verdict = verify_bundle(folder, sandbox=SandboxLimits(memory_mb=700))
-    height, width = LARGE_PICTURE
+    height, width = KINDS["image"].large
     expected = rf"given an input of shape \(1, {height}, {width}, 1\), needs more than 700 MiB"
     with pytest.raises(ExportError, match=expected):
         raise verdict.error or ExportError("no fault was found")
