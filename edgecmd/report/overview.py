@@ -41,7 +41,7 @@ def _claim(run: RunFiles, column: scores.Column) -> str:
     if column.title == "R@1":
         return (
             f"The student ranks the matching source image first for a share of {value} of {num} test"
-            f" images{_unseen(run)}"
+            f" targets{_unseen(run)}"
         )
     if column.title == "class R@1":
         return (

@@ -53,7 +53,7 @@ def test_what_devices_pairs_show_is_not_known(run, numbers):
     assert "all of concepts that no training pair shows" in plain
     told = {"runtime": "flower", "nodes": 3, "nodes_with_own_pairs": 2}
     sentence = summary(replace(run, evaluation=numbers, federation=told))
-    assert "test images of the server's own set" in sentence
+    assert "test targets of the server's own set" in sentence
     assert "no training pair" not in sentence
     none = {**told, "nodes_with_own_pairs": 0}
     assert summary(replace(run, evaluation=numbers, federation=none)) == plain

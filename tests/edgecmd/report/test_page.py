@@ -124,7 +124,7 @@ def test_each_chart_is_also_a_png_and_nothing_else_is_left(reported):
 def test_title_and_summary(source):
     assert "<title>demo - edgecmd report</title>" in source
     assert "<h1>demo</h1>" in source
-    assert "first for a share of 0.412 of 786 test images" in source
+    assert "first for a share of 0.412 of 786 test targets" in source
     assert "(chance 0.001); the highest baseline, l2, has 0.287." in source
 
 
