@@ -7,7 +7,7 @@ Shapes: N examples, B batch, C channels, H height, W width.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from edgecmd.data.modalities.motion import Batch, Motion
 from edgecmd.data.modalities.signature import Rows, Signature
 from edgecmd.data.stored.array_files import Examples
-from edgecmd.data.stored.kept_rows import of_each_row
+from edgecmd.data.stored.kept_rows import Work, of_each_row
 from edgecmd.data.stored.store import Form
 
 # Anonymous axes: two sets of one call may differ in every dimension.
@@ -90,25 +90,38 @@ def size_in_numbers(shape: InputShape) -> str:
     return " x ".join(map(str, shape))
 
 
-def equal_to_one(test: Lying, train: Lying) -> Bool[np.ndarray, " num"]:
-    """Which of ``test`` equal one of ``train`` to the byte, (N,).
+def equal_to_one(
+    test: Lying, train: Lying, *, name: str = "sha256", work: Work | None = None
+) -> Bool[np.ndarray, " num"]:
+    """Which of ``test`` equal one of ``train``, (N,): to the byte, or in the digests that ``work`` gives.
 
     A correlation of samples says nothing about recordings: one that is moved by a millisecond has none.
     Nor does it about depth: whatever room a camera looks into, it is farther away above than below.
     """
-    known = set(digests(train))
-    return np.array([one in known for one in digests(test)], dtype=bool)
+    known = set(digests(train, name=name, work=work))
+    return np.array([one in known for one in digests(test, name=name, work=work)], dtype=bool)
 
 
-def digests(examples: Lying) -> list[bytes]:
-    """SHA-256 of each example's numbers: equal ones are the same example."""
-    found = of_each_row(examples, "sha256", _digests, form=Form(shape=(32,), dtype=np.dtype(np.uint8)))
-    return [one.tobytes() for one in found]
+def digests(examples: Lying, *, name: str = "sha256", work: Work | None = None) -> list[bytes]:
+    """A digest of each example: equal ones are the same example.
+
+    Args:
+        examples: Of one modality.
+        name: Under which digests are kept.
+        work: Digests of some examples; None: SHA-256 of their numbers.
+    """
+    form = Form(shape=(32,), dtype=np.dtype(np.uint8))
+    return [one.tobytes() for one in of_each_row(examples, name, work or _of_numbers, form=form)]
 
 
-def _digests(part: np.ndarray) -> np.ndarray:
-    every = b"".join(hashlib.sha256(np.ascontiguousarray(one).data).digest() for one in part)
-    return np.frombuffer(every, np.uint8).reshape(len(part), 32)
+def sha256_rows(contents: Sequence[bytes | memoryview]) -> UInt8[np.ndarray, "num 32"]:
+    """SHA-256 of each, (N, 32)."""
+    every = b"".join(hashlib.sha256(one).digest() for one in contents)
+    return np.frombuffer(every, np.uint8).reshape(len(contents), 32)
+
+
+def _of_numbers(part: np.ndarray) -> np.ndarray:
+    return sha256_rows([np.ascontiguousarray(one).data for one in part])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

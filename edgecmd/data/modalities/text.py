@@ -6,7 +6,6 @@ vocabulary that some languages have and others have not.
 Shapes: N examples, B batch, L bytes.
 """
 
-import hashlib
 import re
 import unicodedata
 from textwrap import wrap
@@ -17,14 +16,12 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from edgecmd.core.text import counted
-from edgecmd.data.modalities.row import InputShape, Lying, Modality, Stored
+from edgecmd.data.modalities.row import InputShape, Lying, Modality, Stored, equal_to_one, sha256_rows
 from edgecmd.data.modalities.signature import Rows, Signature, looked_at
 from edgecmd.data.modalities.typos import erase_letters, shuffle_letters, truncate, varied
 from edgecmd.data.modalities.utf8 import MOST_BYTES, Strings, decode_strings
 from edgecmd.data.modalities.utf8 import encode_strings as encode_strings
 from edgecmd.data.stored.array_files import Examples
-from edgecmd.data.stored.kept_rows import of_each_row
-from edgecmd.data.stored.store import Form
 
 # Numbers of a signature, each of as many bits as float32 holds exactly.
 SUMS, SUM_BITS = 4, 24
@@ -53,8 +50,7 @@ def folded(text: str) -> str:
 
 
 def _digests(part: Stored) -> UInt8[np.ndarray, "num 32"]:
-    every = b"".join(hashlib.sha256(folded(one).encode()).digest() for one in decode_strings(part))
-    return np.frombuffer(every, np.uint8).reshape(len(part), 32)
+    return sha256_rows([folded(one).encode() for one in decode_strings(part)])
 
 
 def signature(strings: Lying, rows: Rows) -> Signature:
@@ -70,13 +66,7 @@ def signature(strings: Lying, rows: Rows) -> Signature:
 
 def same_as_one(test: Lying, train: Lying) -> Bool[np.ndarray, " num"]:
     """Which of ``test`` equal one of ``train`` once `folded`, (N,)."""
-    form = Form(shape=(32,), dtype=np.dtype(np.uint8))
-
-    def digests(part: Lying) -> list[bytes]:
-        return [one.tobytes() for one in of_each_row(part, "folded-sha256", _digests, form=form)]
-
-    known = set(digests(train))
-    return np.array([one in known for one in digests(test)], dtype=bool)
+    return equal_to_one(test, train, name="folded-sha256", work=_digests)
 
 
 def text_pictures(text_NL: Stored) -> UInt8[np.ndarray, "num side side 1"]:

@@ -235,7 +235,7 @@ def _is_known(module: nn.Module) -> bool:
         and not any(getattr(module, name) for name in HOOKS)
         and not (kind in BARE and own_parameters(module))
         and not (isinstance(module, Layer) and kind not in BARE and not _is_plain(module))
-        and _is_table(module)
+        and not (isinstance(module, nn.Embedding) and not _is_table(module))
     )
 
 
@@ -355,10 +355,14 @@ def _is_plain(layer: nn.Module) -> bool:
     )
 
 
-def _is_table(layer: nn.Module) -> bool:
+def _is_table(layer: nn.Embedding) -> bool:
     """Whether an embedding does nothing but look rows up."""
-    plain = not isinstance(layer, nn.Embedding) or (layer.padding_idx is None and layer.max_norm is None)
-    return plain and not getattr(layer, "scale_grad_by_freq", False) and not getattr(layer, "sparse", False)
+    return (
+        layer.padding_idx is None
+        and layer.max_norm is None
+        and not layer.scale_grad_by_freq
+        and not layer.sparse
+    )
 
 
 def _doubled(trace: Trace, num_real: int) -> tuple[Tensor, Tensor]:
