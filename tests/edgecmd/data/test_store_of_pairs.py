@@ -501,7 +501,7 @@ def test_nothing_of_a_pair_is_computed_twice(folder: Path, monkeypatch: pytest.M
     assert_same(load_experiment(config(folder)), wanted)
     for name in ("near_groups", "equal_groups"):
         monkeypatch.setattr(duplicates, name, lambda *_: pytest.fail("copies were looked for again"))
-    for module, name in ((image, "_numbers"), (modality_row, "_digests")):
+    for module, name in ((image, "_numbers"), (modality_row, "_of_numbers")):
         real = getattr(module, name)
 
         def of_one(part: np.ndarray, real=real) -> np.ndarray:
