@@ -109,7 +109,8 @@ class NgramTrunk(nn.Module):
         row_BW, is_run_BW = hashed_ngrams(text_B11L, num_rows=self.table.num_embeddings)
         real = is_run_BW.to(text_B11L)[..., None]
         found_BE = (self.table(row_BW) * real).sum(dim=1)
-        return found_BE * real.sum(dim=1).clamp(min=1.0).rsqrt()
+        scaled: Tensor = found_BE * real.sum(dim=1).clamp(min=1.0).rsqrt()
+        return scaled
 
 
 def hashed_ngrams(
