@@ -80,8 +80,8 @@ def _public_kind(source: AnchorSource, num: int, seed: int) -> np.ndarray:
 def _gallery_kind(source: AnchorSource, num: int, seed: int) -> np.ndarray:
     if source.things is None:
         raise ConfigError(
-            "distill.anchors='gallery' needs a list of things that is public, whatever pairs there are. Of the"
-            " data sets that ship, words has one; a device that reads its own pairs has none. Set"
+            "distill.anchors='gallery' needs a list of things that is public, whatever pairs there are: of"
+            " the sets that ship, words has one; a device that reads its own pairs has none. Set"
             " distill.anchors to 'public'."
         )
     return _some_of(source.things(), num, seed)
