@@ -25,7 +25,7 @@ from pathlib import Path
 from types import FrameType
 
 from clients.asking import PROGRAM, VARIABLE
-from edgecmd.core.processes import import_torch_quickly
+from edgecmd.core.machine import import_torch_quickly
 
 POLL_S, STOP_S = 0.5, 10.0
 # For all parts of a message, which a SuperNode hands on as they come.

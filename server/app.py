@@ -29,7 +29,7 @@ def main(grid: Grid, context: Context) -> None:
         FederationError: A round missed its quorum.
         MachineError: The disk is full, or memory is short; the run goes on when it is started again.
     """
-    from edgecmd.core.processes import import_torch_quickly
+    from edgecmd.core.machine import import_torch_quickly
 
     import_torch_quickly()
     from edgecmd.config.assemble import Assembly

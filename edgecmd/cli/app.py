@@ -29,8 +29,7 @@ from edgecmd.cli.output import (
     settle_streams,
 )
 from edgecmd.core.errors import EdgecmdError
-from edgecmd.core.machine import explain, is_of_machine
-from edgecmd.core.processes import import_torch_quickly
+from edgecmd.core.machine import explain, import_torch_quickly, is_of_machine
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")

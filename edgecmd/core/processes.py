@@ -1,28 +1,24 @@
-"""Processes of ours: worker processes are started, stopped and explained here, and torch is imported quickly.
+"""Worker processes: started, stopped and explained in one place.
 
-Each worker is a fresh process with one torch thread, prints nothing of a library's own, leaves Ctrl-C to the
+Each is a fresh process with one torch thread, prints nothing of a library's own, leaves Ctrl-C to the
 process that a person sees, and ends with it, even when that one is killed.
 """
 
 import contextlib
 import errno
-import gc
-import importlib.util
 import logging
 import multiprocessing
 import os
 import pickle
 import signal
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
-from importlib.machinery import ModuleSpec
-from types import ModuleType
 from typing import Any, ParamSpec, TypeVar
 
 from edgecmd.core.errors import MachineError
+from edgecmd.core.machine import import_torch_quickly
 
 Args = ParamSpec("Args")
 Piece = TypeVar("Piece")
@@ -124,47 +120,6 @@ def _interrupts_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def import_torch_quickly() -> None:
-    """When torch is imported, no garbage is looked for meanwhile, nor in torch later.
-
-    Torch makes hundreds of thousands of objects that stay to the end. Python looks through them several times
-    during the imports, which is a third of the time that a command needs to start, and again during the work.
-
-    Only for processes that are ours as a whole: what they have when torch is imported is never collected.
-    """
-    if "torch" not in sys.modules and not any(isinstance(one, _Torch) for one in sys.meta_path):
-        sys.meta_path.insert(0, _Torch())
-
-
-class _Torch:
-    """Finds torch where it is, once, and has it executed without collections."""
-
-    def find_spec(self, fullname: str, *_: object) -> ModuleSpec | None:
-        """Asked before all other finders, which it asks in turn."""
-        if fullname != "torch":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
-        if spec is not None and spec.loader is not None:
-            loader = spec.loader
-            vars(loader)["exec_module"] = lambda module: _uncollected(
-                type(loader).exec_module, loader, module
-            )
-        return spec
-
-
-def _uncollected(execute: Callable[[Any, ModuleType], object], loader: object, module: ModuleType) -> None:
-    del vars(loader)["exec_module"]
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        execute(loader, module)
-    finally:
-        gc.freeze()
-        if was_on:
-            gc.enable()
 
 
 def _begin_worker(begin: bytes) -> None:

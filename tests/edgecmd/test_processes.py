@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from edgecmd.core.errors import MachineError
-from edgecmd.core.machine import explain
-from edgecmd.core.processes import Workers, import_torch_quickly
+from edgecmd.core.machine import explain, import_torch_quickly
+from edgecmd.core.processes import Workers
 
 
 def die() -> None:
