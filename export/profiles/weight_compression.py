@@ -44,7 +44,7 @@ CLIPS = np.linspace(0.6, 1.0, 21)
 MOST_NARROW, MOST_HALF = 40_000, 2.0**15
 # The same for convolutions along a string.
 MOST_NARROW_LINE = 20_000
-# Numbers of a table from which on it is stored smaller. That of 256 bytes is below it, and hangs on each number.
+# Numbers of a table from which on it is stored smaller. Below is that of 256 bytes, and hangs on each number.
 MIN_TABLE = 1 << 16
 # Position of the weight's output channels, by the operator that takes it as its second input.
 CHANNEL_AXIS = {"Conv": 0, "Gemm": 0, "MatMul": 1}
