@@ -281,8 +281,9 @@ def _refuse_forbidden(nodes: Sequence[NodeProto]) -> None:
         if node.op_type in FORBIDDEN:
             raise ExportError(
                 f"This student has no core: its layer {node.name!r} is a {node.op_type}, which a core may not"
-                f" have ({', '.join(FORBIDDEN)}), and not one that pools all locations, measures the length of"
-                f" a row or divides whole numbers by a constant. Build that part from other layers. {ONNXRUNTIME}"
+                f" have ({', '.join(FORBIDDEN)}), and not one that pools all locations, measures the length"
+                " of a row or divides whole numbers by a constant. Build that part from other layers."
+                f" {ONNXRUNTIME}"
             )
 
 
