@@ -3,7 +3,8 @@
 The front end, which computes sizes and resizes, is left out; `core.json` says what it does
 (`export.trust.raw_golden`). What is left is written with operators that phones' accelerators and other
 engines know: means and maxima over all locations are global pooling, the unit length is a product, a sum
-and a root, and each shape is a constant.
+and a root, what is left of a division of whole numbers is a quotient, a product and a difference, and each
+shape is a constant.
 
 Shapes: C channels, H height, W width of what the student sees, D embedding dimension.
 """
@@ -206,6 +207,23 @@ class _Rewriting:
         self.add("Sqrt", [f"{output}.some"], output, of=node)
         self.lengths.add(output)
 
+    def remainder(self, node: NodeProto) -> None:
+        """What is left of a division of whole numbers: as `Mod`, it has the sign of the divisor."""
+        (value, divisor), output = node.input, node.output[0]
+        zero = self.constant("remainder.zero", np.zeros((), dtype=np.int64))
+        self.add("Div", [value, divisor], f"{output}.quotient", of=node)
+        self.add("Mul", [f"{output}.quotient", divisor], f"{output}.product", of=node)
+        self.add("Sub", [value, f"{output}.product"], f"{output}.left", of=node)
+        self.add("Greater", [zero, f"{output}.left"], f"{output}.below", of=node)
+        self.add("Add", [f"{output}.left", divisor], f"{output}.above", of=node)
+        self.add("Where", [f"{output}.below", f"{output}.above", f"{output}.left"], output, of=node)
+
+    def divides(self, node: NodeProto) -> bool:
+        """Whether a node's divisor is one whole number above 0."""
+        divisor = self.weights.get(node.input[1]) if len(node.input) > 1 else None
+        whole = divisor is not None and divisor.data_type == TensorProto.INT64
+        return whole and all(number > 0 for number in self.numbers(node.input[1]))
+
     def over(self, node: NodeProto, *, rank: int) -> bool:
         """Whether a node reduces all axes but the first two of ``rank``; of a row (rank 2) the last."""
         axes = sorted(int(axis) % rank for axis in self.numbers(node.input[1]) if len(node.input) > 1)
@@ -222,6 +240,8 @@ class _Rewriting:
             self.shaped(f"{output}.pooled", output, of=node)
         elif node.op_type == "ReduceL2" and self.over(node, rank=2):
             self.length(node)
+        elif node.op_type == "Mod" and self.divides(node):
+            self.remainder(node)
         elif node.op_type == "Clip" and value in self.lengths and self.numbers(node.input[1]) == [LEAST]:
             self.same[output] = value
         else:
@@ -261,8 +281,9 @@ def _refuse_forbidden(nodes: Sequence[NodeProto]) -> None:
         if node.op_type in FORBIDDEN:
             raise ExportError(
                 f"This student has no core: its layer {node.name!r} is a {node.op_type}, which a core may not"
-                f" have ({', '.join(FORBIDDEN)}), and not one that pools all locations or measures the length"
-                f" of a row. Build that part from other layers. {ONNXRUNTIME}"
+                f" have ({', '.join(FORBIDDEN)}), and not one that pools all locations, measures the length"
+                " of a row or divides whole numbers by a constant. Build that part from other layers."
+                f" {ONNXRUNTIME}"
             )
 
 

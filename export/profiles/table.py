@@ -30,7 +30,7 @@ from export.profiles.quantise import (
     quantise_static,
     quantised_layers,
 )
-from export.profiles.weight_compression import store
+from export.profiles.weight_compression import store, store_tables
 from export.trust.gate import gate, is_core
 from export.trust.listing import MODEL, profile_file
 from export.trust.verify import ParityLimits
@@ -104,7 +104,9 @@ def _int8(
 
 
 def _dyn8(model: onnx.ModelProto, _: Calibration | None, leave_out: Sequence[str]) -> onnx.ModelProto:
-    return quantise_dynamic(model, leave_out=leave_out)
+    made = quantise_dynamic(model, leave_out=leave_out)
+    store_tables(made, bits=8)
+    return made
 
 
 ROUNDED = ParityLimits(max_abs=None, min_cosine=0.9, max_metric_gap=0.01)

@@ -17,7 +17,10 @@ to the student from 0.9970 to 0.9999. EfficientNet-Lite0: 0.9996; narrow from 10
 So are narrow layers along a string, whose neighbours are bytes and not much alike: of a text-50k the smallest
 cosine is 0.9999 for 0.9985, and its file 1.9 times smaller than float32 for 2.5 times.
 
-Shapes: O output channels, G groups of inputs, M numbers in a group.
+A large table that is looked up has one scale a row, and only the rows that were found are turned back: the
+table stays small in memory too.
+
+Shapes: O output channels, G groups of inputs, M numbers in a group, R rows of a table, E numbers of a row.
 """
 
 from collections.abc import Iterator
@@ -41,6 +44,8 @@ CLIPS = np.linspace(0.6, 1.0, 21)
 MOST_NARROW, MOST_HALF = 40_000, 2.0**15
 # The same for convolutions along a string.
 MOST_NARROW_LINE = 20_000
+# Numbers of a table from which on it is stored smaller. Below is that of 256 bytes, and hangs on each number.
+MIN_TABLE = 1 << 16
 # Position of the weight's output channels, by the operator that takes it as its second input.
 CHANNEL_AXIS = {"Conv": 0, "Gemm": 0, "MatMul": 1}
 
@@ -101,11 +106,13 @@ def store(model: onnx.ModelProto, *, bits: int) -> onnx.ModelProto:
     Guarantees:
         With 8 bits a weight differs from the original by at most one step of its group's scale, 1/127 of the
         group's largest weight (rounded up to a float16); most differ by at most half a step. Narrow layers
-        beside depthwise convolutions differ by the rounding of float16 alone.
+        beside depthwise convolutions differ by the rounding of float16 alone. A number of a table differs by
+        at most half a step of its row.
     """
     small = onnx.ModelProto()
     small.CopyFrom(model)
     weights = {weight.name: weight for weight in large_weights(model)}
+    store_tables(small, bits=bits)
     nodes = list(small.graph.node)
     kept = [entry for entry in small.graph.initializer if entry.name not in weights]
     del small.graph.node[:], small.graph.initializer[:]
@@ -120,6 +127,45 @@ def store(model: onnx.ModelProto, *, bits: int) -> onnx.ModelProto:
             _store_8_bits(small.graph, weight)
     small.graph.node.extend(nodes)
     return small
+
+
+def store_tables(model: onnx.ModelProto, *, bits: int) -> None:
+    """Store the large tables of float32 numbers that are looked up, and nothing else, in place.
+
+    Args:
+        model: Exported.
+        bits: 8, or 4 for rows of an even number of numbers.
+    """
+    graph, tables = model.graph, large_tables(model)
+    nodes, kept = list(graph.node), [one for one in graph.initializer if one.name not in tables]
+    del graph.node[:], graph.initializer[:]
+    graph.initializer.extend(kept)
+    for node in nodes:
+        if node.op_type == "Gather" and node.input[0] in tables:
+            _look_up(graph, node, tables[node.input[0]], bits=bits)
+        else:
+            graph.node.append(node)
+
+
+def large_tables(model: onnx.ModelProto) -> dict[str, Float[np.ndarray, "rows numbers"]]:
+    """Float32 weights whose rows are looked up by one node and that nothing else takes, by name."""
+    takers: dict[str, list[onnx.NodeProto]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            takers.setdefault(name, []).append(node)
+    found = {}
+    for entry in model.graph.initializer:
+        nodes = takers.get(entry.name, [])
+        large = len(entry.dims) == 2 and int(np.prod(entry.dims)) >= MIN_TABLE
+        if large and entry.data_type == TensorProto.FLOAT and [*map(_looks_up, nodes)] == [entry.name]:
+            found[entry.name] = numpy_helper.to_array(entry)
+    return found
+
+
+def _looks_up(node: onnx.NodeProto) -> str:
+    """What a node takes rows of; empty where it does something else."""
+    first = not any(one.name == "axis" and one.i for one in node.attribute)
+    return node.input[0] if node.op_type == "Gather" and first else ""
 
 
 def large_weights(model: onnx.ModelProto) -> Iterator[StoredWeight]:
@@ -257,6 +303,59 @@ def _store_4_bits(graph: onnx.GraphProto, weight: StoredWeight) -> None:
         ],
     )
     _scale_back(graph, weight, scale)
+
+
+def _look_up(
+    graph: onnx.GraphProto, node: onnx.NodeProto, table_RE: Float[np.ndarray, "rows numbers"], *, bits: int
+) -> None:
+    """Nodes that find rows of a stored table and turn them back, in place of ``node``."""
+    name, rows = node.input[0], node.input[1]
+    groups, half = table_RE[:, None], bits == 4 and table_RE.shape[1] % 2 == 0
+    scale = clipped_scale(groups, largest=7) if half else group_scale(groups, largest=127)
+    most = 7 if half else 127
+    steps_RE = np.clip(np.rint(groups / scale), -most, most)[:, 0].astype(np.int8)
+    _add_constants(graph, {f"{name}.scale": scale[:, 0].astype(np.float16)})
+    if half:
+        signed = _rows_of_nibbles(graph, name, rows, steps_RE)
+    else:
+        _add_constants(graph, {f"{name}.steps": steps_RE})
+        signed = [
+            helper.make_node("Gather", [f"{name}.steps", rows], [f"{name}.found"], axis=0),
+            _cast(f"{name}.found", f"{name}.signed"),
+        ]
+    back = [
+        helper.make_node("Gather", [f"{name}.scale", rows], [f"{name}.scales"], axis=0),
+        _cast(f"{name}.scales", f"{name}.step"),
+        helper.make_node("Mul", [f"{name}.signed", f"{name}.step"], [*node.output]),
+    ]
+    for one in (*signed, *back):
+        one.name = f"{one.output[0] if one.output[0] not in node.output else name}.{one.op_type}"
+    graph.node.extend([*signed, *back])
+
+
+def _rows_of_nibbles(
+    graph: onnx.GraphProto, name: str, rows: str, steps_RE: Int8[np.ndarray, "rows numbers"]
+) -> list[onnx.NodeProto]:
+    """Nodes that find rows of which the first half is in the low four bits, the second in the high four."""
+    low, high = np.split((steps_RE + 8).astype(np.uint8), 2, axis=1)
+    _add_constants(
+        graph,
+        {
+            f"{name}.nibbles": low | (high << 4),
+            f"{name}.mask": np.asarray(15, dtype=np.uint8),
+            f"{name}.shift": np.asarray(4, dtype=np.uint8),
+            f"{name}.zero": np.asarray(8, dtype=np.float32),
+        },
+    )
+    part = {one: f"{name}.{one}" for one in ("found", "low", "high", "both", "float", "signed")}
+    return [
+        helper.make_node("Gather", [f"{name}.nibbles", rows], [part["found"]], axis=0),
+        helper.make_node("BitwiseAnd", [part["found"], f"{name}.mask"], [part["low"]]),
+        helper.make_node("BitShift", [part["found"], f"{name}.shift"], [part["high"]], direction="RIGHT"),
+        helper.make_node("Concat", [part["low"], part["high"]], [part["both"]], axis=-1),
+        _cast(part["both"], part["float"]),
+        helper.make_node("Sub", [part["float"], f"{name}.zero"], [part["signed"]]),
+    ]
 
 
 def _scale_back(

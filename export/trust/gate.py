@@ -130,6 +130,7 @@ OPERATORS = {
     "log-mel front end": ("Exp", "Log", "Mod", "Cos", "Sin"),
     "resize of pictures": ("Resize",),
     "where a string ends": ("Greater", "GreaterOrEqual", "Where"),
+    "which runs of bytes it has": ("And", "Equal", "LessOrEqual", "Not", "Or"),
     "types": ("Cast", "Identity", "Constant"),
     "shapes": (
         "Shape",

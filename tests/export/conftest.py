@@ -61,6 +61,8 @@ def kind_spec(kind: str) -> ExportSpec:
         return replace(plain, front_end=kind, image_size=4000, rate_hz=8000, offset=0.0, scale=1.0)
     if kind == "text":
         return replace(make_spec("text-50k", head=True), front_end=kind, image_size=48, offset=0.0, scale=1.0)
+    if kind == "ngram":
+        return replace(kind_spec("text"), architecture="ngram-1m")
     return make_spec(kind, head=True, channels=3 if kind.startswith("lite") else 1)
 
 

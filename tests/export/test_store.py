@@ -185,3 +185,42 @@ def test_a_weight_beyond_float16_keeps_its_scales() -> None:
     huge = numpy_helper.to_array(model.graph.initializer[0]) * 1e6
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(huge.astype(np.float32), "small"))
     assert "small.half" not in stored(model)
+
+
+def looked_up(table, **attributes):
+    """A file that finds rows 1, 0 and 1 of a table for any input."""
+    nodes = [
+        helper.make_node("Cast", ["image"], ["rows"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "rows"], ["embedding"], name="student.Gather", **attributes),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "student",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [3])],
+        [helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [None, None])],
+        [numpy_helper.from_array(table, "table")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+@pytest.mark.parametrize(("bits", "width", "largest"), [(8, 64, 127), (4, 64, 7), (4, 63, 127)])
+def test_rows_of_a_table_have_a_scale_each_and_are_turned_back_once_found(bits, width, largest):
+    table = draw(1100, width)
+    table[1] *= 1000
+    model = looked_up(table)
+    small = store(model, bits=bits)
+    onnx.checker.check_model(small, full_check=True)
+    # Numbers with a sign of 8 bits, or two of 4 in a byte, and a float16 a row.
+    assert small.ByteSize() <= 1100 * (width * (1 if largest == 127 else 0.5) + 2) + 1000
+    found, wanted = outputs(small, np.array([1, 0, 1], np.float32)), table[[1, 0, 1]]
+    step = np.abs(wanted).max(axis=1, keepdims=True) / largest
+    # At most half a step, of 4 bits more where the largest are clipped; a step is rounded up to a float16.
+    near = np.abs(found - wanted) <= step * (0.501 if largest == 127 else 0.51)
+    assert near.all() if largest == 127 else near.mean() > 0.9
+
+
+def test_tables_that_are_small_shared_or_looked_up_along_another_axis_stay_as_they_are():
+    twice = looked_up(draw(1100, 64))
+    twice.graph.node.add().CopyFrom(helper.make_node("Relu", ["table"], ["other"], name="student.Relu"))
+    for model in (looked_up(draw(256, 32)), looked_up(draw(1100, 64), axis=1), twice):
+        assert store(model, bits=8).SerializeToString() == model.SerializeToString()

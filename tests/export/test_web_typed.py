@@ -94,20 +94,37 @@ def test_the_page_holds_a_field_and_its_parts(
 
 
 @pytest.fixture(scope="module")
-def typed(cored: Callable[[str], Path], ort_web: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("typed") / "demo.html"
-    build_web(cored("text"), out, mode="single", runtime=find_ort_web(ort_web), gallery=shown())
-    return out
+def page(
+    cored: Callable[[str], Path], ort_web: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """The page of a bundle, in one file."""
+    made: dict[str, Path] = {}
+
+    def get(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = tmp_path_factory.mktemp("typed") / "demo.html"
+            build_web(cored(kind), made[kind], mode="single", runtime=find_ort_web(ort_web), gallery=shown())
+        return made[kind]
+
+    return get
+
+
+@pytest.fixture
+def typed(page: Callable[[str], Path]) -> Path:
+    return page("text")
 
 
 def value_of(browser: Browser, selector: str) -> str:
     return browser.evaluate(f"document.querySelector('{selector}').textContent")
 
 
-def test_typing_finds_what_python_finds(browser: Browser, typed: Path, cored: Callable[[str], Path]) -> None:
-    browser.open(typed.as_uri())
+@pytest.mark.parametrize("kind", ["text", pytest.param("ngram", marks=pytest.mark.slow)])
+def test_typing_finds_what_python_finds(
+    browser: Browser, page: Callable[[str], Path], cored: Callable[[str], Path], kind: str
+) -> None:
+    browser.open(page(kind).as_uri())
     browser.wait(READY)
-    student, gallery = Student(cored("text")), shown()
+    student, gallery = Student(cored(kind)), shown()
     browser.evaluate("document.getElementById('words').focus()")
     for text in ("Ku\u0308he", "👩\u200d💻", "犬" * 17):
         browser.evaluate("document.getElementById('clear').click()")

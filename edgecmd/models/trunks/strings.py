@@ -12,7 +12,6 @@ from functools import partial
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn import functional
 
 from edgecmd.models.base import Student, refuse_channels
 from edgecmd.models.trunks.convolutions import FAMILIES, RESIDUAL_SCALE
@@ -126,18 +125,21 @@ def hashed_ngrams(
         For each place and length a row, and whether there is a run: none reaches into the padding or has a
         space anywhere but at its ends, and an empty string has none.
     """
-    ahead = functional.pad(text_B11L.flatten(1), (1, 0), value=SPACE)
-    byte_BT = _bytes_of(functional.pad(ahead, (0, LONGEST)))
+    text_BL = _bytes_of(text_B11L.flatten(1))
+    none_B1 = text_BL[:, :1] * 0
+    byte_BT = torch.cat([none_B1 + SPACE, text_BL, *[none_B1] * LONGEST], dim=1)
     byte_BT = torch.where((byte_BT >= ord("A")) & (byte_BT <= ord("Z")), byte_BT + SPACE, byte_BT)
     # The place behind the last byte.
     is_end = (byte_BT[:, 1:] == 0) & (byte_BT[:, :-1] > 0)
     byte_BT = torch.cat([byte_BT[:, :1], torch.where(is_end, SPACE, byte_BT[:, 1:])], dim=1)
-    num = text_B11L.shape[-1] + 1
-    hash_BP = byte_BT[:, :num]
+    # What begins here, a place further on and so on; ends are counted from behind, so that an exported graph
+    # computes none from the length.
+    byte_BP = [byte_BT[:, start : start - LONGEST] for start in range(LONGEST)]
+    hash_BP = byte_BP[0]
     is_run_BP = hash_BP > 0
     rows, there = [], []
     for length in range(SHORTEST, LONGEST + 1):
-        before, last = (byte_BT[:, end : end + num] for end in (length - 2, length - 1))
+        before, last = byte_BP[length - 2], byte_BP[length - 1]
         within = (before != SPACE) if length > SHORTEST else (before != SPACE) | (last != SPACE)
         hash_BP = (hash_BP * BASE + last) % num_rows
         is_run_BP = is_run_BP & (last > 0) & within
