@@ -84,11 +84,15 @@ def test_padding_has_no_gradient() -> None:
     assert met == sorted(set(rows_by_hand("dog")))
 
 
-def test_rows_stay_below_what_32_bits_hold() -> None:
-    """So that a device without integers of 64 bits can look up as well."""
-    largest = max(row.build(in_channels=1, embedding_dim=2).trunk.table.num_embeddings for row in ngrams())
-    assert largest <= 65_536
-    assert (largest - 1) * BASE + 255 < 2**31
+def test_rows_are_exact_in_float32() -> None:
+    """For engines without other numbers: all are below 2^24, and no quotient rounds up to the next whole one."""
+    for row in ngrams():
+        num = row.build(in_channels=1, embedding_dim=2).trunk.table.num_embeddings
+        assert num <= 65_536
+        assert (num - 1) * BASE + 255 < 2**24
+        last = np.arange(num, (num - 1) * BASE + 256, num, dtype=np.int64) - 1
+        quotient = np.floor(last.astype(np.float32) / np.float32(num)).astype(np.int64)
+        assert np.array_equal(last - quotient * num, np.full(len(last), num - 1))
 
 
 def ngrams() -> list:
