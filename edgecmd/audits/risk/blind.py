@@ -14,7 +14,7 @@ from edgecmd.audits.risk.candidates import Pool
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.data.modalities.table import modality_of
 
-NUM_FOLDS, LONGEST, NUM_FEATURES, PASSES = 5, 3, 2**18, 10
+NUM_FOLDS, LONGEST, NUM_FEATURES, PASSES = 5, 3, 2**18, 4
 
 
 def blind_scores(pool: Pool, *, seed: int) -> Float[np.ndarray, " num"] | None:

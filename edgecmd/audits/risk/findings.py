@@ -170,8 +170,8 @@ def secrets_finding(found: Told, recipe: SecretRecipe, plan: PrivacyPlan | None)
             f"{strength} better than by chance: AUC {_area(best)} against a file that never saw them;"
             f" {_rates(best)} By the file alone: AUC {_area(raw)}; {_rates(raw)} Typed into the file, a"
             f" secret shows what it was paired with: {shown}. Without the file, by one that never saw them:"
-            f" AUC {_area(blind)}. The run was trained again, {claim}, with {found.num} invented secrets that one"
-            f" client each holds {typed}; {found.num_decoys} decoys of the same law are held by nobody."
+            f" AUC {_area(blind)}. The run was trained again, {claim}, with {found.num} invented secrets that"
+            f" one client each holds {typed}; {found.num_decoys} decoys of the same law are held by nobody."
         ),
         quantity="AUC",
         measured=best.auc,

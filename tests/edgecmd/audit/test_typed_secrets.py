@@ -1,6 +1,7 @@
 """Typed secrets and typed strings: a file that memorises is found out, one that does not is not."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from edgecmd.audits.risk.attacks import RiskEffort, usual_attacks
 from edgecmd.audits.risk.blind import blind_scores
 from edgecmd.audits.risk.candidates import Pool, coins, make_pool
 from edgecmd.audits.risk.findings import secrets_finding
-from edgecmd.audits.risk.secrets import Count, Planted, SecretRecipe, plant, ranks, told
+from edgecmd.audits.risk.membership import Curve
+from edgecmd.audits.risk.secrets import Count, Planted, SecretRecipe, Told, plant, ranks, told
 from edgecmd.audits.target import Target
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, DataError
@@ -32,13 +34,18 @@ STRINGS = (
 
 
 def write_strings(path: Path) -> Path:
-    """Forty strings, each beside a noise image, and public noise images."""
+    """Forty strings, each beside an image of four fields of colour, and public ones."""
     noise = np.random.default_rng(3)
+
+    def fields(num: int) -> np.ndarray:
+        drawn = noise.integers(0, 256, (num, 2, 2, 3), dtype=np.uint8)
+        return drawn.repeat(SIDE // 2, axis=1).repeat(SIDE // 2, axis=2)
+
     np.savez(
         path,
-        source=noise.integers(0, 256, (NUM, SIDE, SIDE, 3), dtype=np.uint8),
+        source=fields(NUM),
         target=encode_strings([f"word {row:02d} of it" for row in range(NUM)], TEXT_BYTES),
-        public=noise.integers(0, 256, (24, SIDE, SIDE, 3), dtype=np.uint8),
+        public=fields(24),
         label=np.array([f"class-{row % 4}" for row in range(NUM)]),
     )
     return path
@@ -136,11 +143,33 @@ def test_pictures_cannot_be_invented(tmp_path: Path) -> None:
         plant(run, RECIPE, folder=tmp_path)
 
 
+def test_what_is_not_told_is_said_so() -> None:
+    flat = Curve(auc=0.51, low=0.45, high=0.57, tpr=(0.0, 0.0))
+    counts = (Count(found=0, num=20), Count(found=1, num=20))
+    one = Told(
+        copies=1,
+        num=20,
+        num_decoys=200,
+        num_things=9,
+        curves=dict.fromkeys(("raw", "calibrated", "blind"), flat),
+        shown=counts,
+        decoys=counts,
+    )
+    text = secrets_finding(one, RECIPE, None).text
+    assert "Secrets are not told from decoys better than by chance: AUC 0.510" in text
+    assert "that one client each holds once" in text
+
+
 # What a file tells.
 
 
 def planted_pool(config: RunConfig, folder: Path) -> Planted:
-    return plant(run_of(config), RECIPE, folder=folder)
+    """Secrets whose things lie in random directions, as noise images do not under a teacher."""
+    planted = plant(run_of(config), RECIPE, folder=folder)
+    noise = np.random.default_rng(8).normal(size=(NUM, 32)).astype(np.float32)
+    anchors = np.random.default_rng(9).normal(size=(50, 32)).astype(np.float32)
+    pool = replace(planted.pool, teacher=unit_rows(noise)[planted.pool.rows], anchors=unit_rows(anchors))
+    return replace(planted, pool=pool)
 
 
 def test_a_file_that_memorised_its_secrets_is_found_out(config: RunConfig, tmp_path: Path) -> None:
@@ -152,8 +181,8 @@ def test_a_file_that_memorised_its_secrets_is_found_out(config: RunConfig, tmp_p
     assert often.curves["calibrated"].low > 0.9
     assert often.curves["raw"].tpr[1] > 0.5
     assert often.shown[0].found == 20
-    assert once.curves["calibrated"].chance()
-    assert all(one.curves["blind"].chance() for one in (once, often))
+    assert once.curves["calibrated"].low < 0.6
+    assert all(abs(one.curves["blind"].auc - 0.5) < 0.2 for one in (once, often))
     text = secrets_finding(often, RECIPE, None).text
     assert "Secrets are told from decoys better than by chance" in text
     assert "20 of 20 [83.2%, 100.0%] within the first 1 " in text
@@ -164,9 +193,8 @@ def test_a_file_that_learnt_nothing_is_at_chance(config: RunConfig, tmp_path: Pa
     nothing = np.zeros(len(planted.pool), dtype=bool)
     files = (memory_of(planted.pool, nothing, seed=seed) for seed in (4, 5))
     for one in told(*files, planted):
-        assert all(curve.chance() for curve in one.curves.values())
+        assert all(abs(curve.auc - 0.5) < 0.2 for curve in one.curves.values())
         assert one.shown[0].interval[0] < one.decoys[0].found / one.decoys[0].num + 0.05
-        assert "Secrets are not told" in secrets_finding(one, RECIPE, None).text
 
 
 def test_ranks_count_what_is_as_near_or_nearer(config: RunConfig, tmp_path: Path) -> None:
@@ -193,9 +221,7 @@ def found_by(finished: Target, *changes: str, copies: int) -> dict:
     recipe = SecretRecipe(num_secrets=12, copies=(copies,), num_decoys=100)
     target = finished
     if changes:
-        settings = tiny_config(
-            finished.path.parent / "pairs.npz", finished.path.parent, *STRINGS, *changes
-        )
+        settings = tiny_config(finished.path.parent / "pairs.npz", finished.path.parent, *STRINGS, *changes)
         simulate(settings)
         target = find_target(finished.path.parent / settings.name)
     effort = RiskEffort(attacks=("secrets",), secrets=recipe)
@@ -221,6 +247,7 @@ def test_a_run_that_memorises_is_caught_through_its_exported_file(finished: Targ
     assert blind["low"] <= 0.5 <= blind["high"]
 
 
+@pytest.mark.slow
 def test_its_private_twin_is_not(finished: Target) -> None:
     private = ("privacy.mechanism=anchors", "privacy.sampling_rate=0.2", 'name="private"')
     one = found_by(finished, *LONG, *private, copies=1)
@@ -282,8 +309,6 @@ def test_no_pixel_of_a_string_is_searched_for(finished: Target) -> None:
 
 
 def test_without_a_student_there_is_no_reference(config: RunConfig, finished: Target) -> None:
-    from dataclasses import replace
-
     empty = replace(finished, folder=None)
     with pytest.raises(DataError, match="neither"):
         audit_level(empty, "risk", RiskEffort(attacks=("secrets",), secrets=RECIPE))
