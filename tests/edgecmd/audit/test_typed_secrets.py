@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgecmd.audits.audited_student import subjects
 from edgecmd.audits.bounds import clopper_pearson
+from edgecmd.audits.one_run.canaries import input_canaries
 from edgecmd.audits.risk.attacks import RiskEffort, usual_attacks
 from edgecmd.audits.risk.blind import blind_scores
 from edgecmd.audits.risk.candidates import Pool, coins, make_pool
@@ -312,3 +314,11 @@ def test_without_a_student_there_is_no_reference(config: RunConfig, finished: Ta
     empty = replace(finished, folder=None)
     with pytest.raises(DataError, match="neither"):
         audit_level(empty, "risk", RiskEffort(attacks=("secrets",), secrets=RECIPE))
+
+
+def test_levels_that_make_inputs_up_make_strings_of_the_run_s_length(finished: Target) -> None:
+    assert {one.image_size for one in subjects(finished)} == {(1, TEXT_BYTES)}
+    like = finished.run.holding(0).data
+    made = input_canaries(finished.run.new_student(), like, num=4, num_clients=2, seed=0).data.inputs
+    assert made.shape[1:] == (1, 1, TEXT_BYTES)
+    assert (made >= 1).float().mean() > 0.9
