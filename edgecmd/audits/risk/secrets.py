@@ -142,7 +142,7 @@ def _longer(data: Experiment, target: np.ndarray, *, rows: np.ndarray) -> Experi
     old = len(rows) - len(target)
     pairs = data.train.take(rows)
     whole = one_after_another([pairs.target[np.arange(old)], target])
-    ids = tuple(data.train_ids[row] for row in rows[:old])
+    ids = data.train_ids
     return replace(
         data,
         train=PairedData(source=pairs.source, target=whole),
