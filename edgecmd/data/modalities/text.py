@@ -148,7 +148,7 @@ TEXT = Modality(
     degradations={"erase": erase_letters, "shuffle": shuffle_letters, "truncate": truncate},
     invented=invented,
     is_smooth=False,
-    cheap_student="text-50k",
+    cheap_student="ngram-1m",
     reader="strings",
     front_end="text",
 )
