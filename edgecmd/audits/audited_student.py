@@ -24,14 +24,14 @@ class Subject:
         student: Encoder, on the CPU.
         anchors: Public teacher features, (K, D).
         in_channels: C.
-        image_size: Height and width of an image.
+        image_size: Height and width of an input, one number where they are equal.
     """
 
     name: str
     student: nn.Module
     anchors: Float[Tensor, "anchors dim"]
     in_channels: int
-    image_size: int
+    image_size: int | tuple[int, int]
 
     @property
     def embedding_dim(self) -> int:
@@ -64,7 +64,7 @@ def subjects(target: Target) -> list[Subject]:
             student=student,
             anchors=anchors,
             in_channels=student.in_channels,
-            image_size=target.run.task.target_side,
+            image_size=target.run.task.input_shape[1:],
         )
         for name, student in students.items()
     ]

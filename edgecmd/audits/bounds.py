@@ -302,6 +302,17 @@ def clopper_pearson_upper(successes: int, trials: int, *, alpha: float) -> float
     return float(special.betaincinv(successes + 1, trials - successes, 1.0 - alpha))
 
 
+def clopper_pearson(successes: int, trials: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Exact two-sided interval of a rate.
+
+    Raises:
+        PrivacyError: As `clopper_pearson_upper`.
+    """
+    alpha = (1.0 - confidence) / 2.0
+    low = 1.0 - clopper_pearson_upper(trials - successes, trials, alpha=alpha)
+    return low, clopper_pearson_upper(successes, trials, alpha=alpha)
+
+
 def many_runs_epsilon(
     *,
     false_positives: int,

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from edgecmd.audits.step.summed import Sums
     from edgecmd.audits.target import Target
     from edgecmd.evaluation.evaluate import Embed
+    from edgecmd.models.students import Student
     from edgecmd.privacy.plan import PrivacyPlan
     from edgecmd.run import Run
+    from edgecmd.training.task import Task
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +36,8 @@ class Rooms:
 
     Attributes:
         open_exported: Makes a black box of an exported file, as a device runs it.
+        train_again: Trains a run's federation from its first round, or goes on with what its folder has.
+        export: Writes the exported file of a student of a task, and says where.
         server_noise: Rounds of the real server that no client answers, in standard deviations of the plan's
             noise.
         sums: Secure sums of a run's real clients and server, from a student's weights.
@@ -41,6 +45,8 @@ class Rooms:
     """
 
     open_exported: "Callable[[Path], Embed]"
+    train_again: "Callable[[Run], Student]"
+    export: "Callable[[Student, Task, Path], Path]"
     server_noise: "Callable[[Run, PrivacyPlan], list[Draws]]"
     sums: "Sums"
     inversion_sheet: "Callable[[Mapping[str, np.ndarray]], bytes]"

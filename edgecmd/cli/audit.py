@@ -322,8 +322,13 @@ def one_run(
 def risk(  # noqa: PLR0917 - the words of a command line
     target: TargetPath,
     attacks: Annotated[
-        str, typer.Option("--attacks", help="Comma-separated: membership, inversion.")
-    ] = "membership,inversion",
+        str,
+        typer.Option(
+            "--attacks",
+            help="Comma-separated: membership, inversion (of images and recordings), secrets (of strings;"
+            " trains again). Default: the first two, as far as they suit the data.",
+        ),
+    ] = "",
     shadows: Annotated[
         int, typer.Option("--shadows", min=4, help="Number of shadow students, an even number.")
     ] = 8,
@@ -342,6 +347,15 @@ def risk(  # noqa: PLR0917 - the words of a command line
         bool,
         typer.Option("--retrain", help="Retrain on a random half of the pairs and attack that; slower."),
     ] = False,
+    secrets: Annotated[
+        int, typer.Option("--secrets", min=2, help="Invented strings to plant for each of --copies.")
+    ] = 100,
+    copies: Annotated[
+        str, typer.Option("--copies", help="How many times a client holds a secret, comma-separated.")
+    ] = "1,10,100",
+    decoys: Annotated[
+        int, typer.Option("--decoys", min=2, help="Invented strings that nobody holds.")
+    ] = 2000,
     pictures: Annotated[
         bool, typer.Option("--pictures/--no-pictures", help="Keep images; they show private drawings.")
     ] = True,
@@ -349,13 +363,18 @@ def risk(  # noqa: PLR0917 - the words of a command line
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """L4: attack the student for membership, and gradients for drawings. The exported file works too."""
+    """L4: attack the student for membership, and gradients for drawings. The exported file works too.
+
+    With --attacks secrets the run is trained again with invented names and passwords among the clients'
+    strings: does its exported file tell which were there, and what they were paired with?
+    """
     from edgecmd.audits.risk.attacks import RiskEffort
+    from edgecmd.audits.risk.secrets import SecretRecipe
     from edgecmd.experiments.audit_ladder import audit_level
 
     found = target_of(target, config, settings)
     effort = RiskEffort(
-        attacks=attacks.split(","),
+        attacks=attacks.split(",") if attacks else (),
         num_shadows=shadows,
         shadow_steps=shadow_steps,
         jobs=jobs,
@@ -364,8 +383,19 @@ def risk(  # noqa: PLR0917 - the words of a command line
         seed=seed,
         retrain=retrain,
         pictures=pictures,
+        secrets=SecretRecipe(
+            num_secrets=secrets, copies=_numbers("--copies", copies), num_decoys=decoys, seed=seed
+        ),
     )
     finish(found, audit_level(found, "risk", effort), as_json=as_json)
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    """Whole numbers, comma-separated."""
+    try:
+        return tuple(int(one) for one in text.split(","))
+    except ValueError:
+        raise ConfigError(f"{option}={text!r} must be whole numbers, such as 1,10,100.") from None
 
 
 @audit_app.command("step")

@@ -137,7 +137,10 @@ def users(pairs: Pairs, *, num_clients: int, alpha: float, generator: np.random.
             cuts = (np.cumsum(share / share.sum())[:-1] * len(group)).astype(np.int64)
             for one, piece in zip(held, np.split(generator.permutation(group), cuts), strict=True):
                 one.append(piece)
-        parts += [np.concatenate(one) for one in held]
+        dealt = [np.concatenate(one) for one in held]
+        # Here and not later, so that who lacks pairs gets some of the same owner.
+        enough = len(rows) >= MIN_PAIRS * num
+        parts += _top_up(dealt, generator=generator) if enough else dealt
     return parts
 
 

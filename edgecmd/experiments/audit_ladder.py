@@ -24,6 +24,7 @@ from edgecmd.report import refresh_report
 from edgecmd.report.pictures import inversion_sheet
 from edgecmd.run import Run
 from edgecmd.training.averaging import to_arrays
+from edgecmd.training.task import Task
 
 NUM_SERVER_ROUNDS = 4
 BATCH = 256
@@ -101,6 +102,21 @@ def exported_embedder(path: Path) -> Embed:
     return embed
 
 
+def train_again(run: Run) -> Student:
+    """The run's federation in this process; one that was interrupted goes on."""
+    from server.simulate import simulate
+
+    return simulate(run)
+
+
+def export(student: Student, task: Task, folder: Path) -> Path:
+    """The file for a device, without a head: no label is looked at."""
+    from export.from_task import export_student
+
+    export_student(student, folder, task=task)
+    return folder / "student.onnx"
+
+
 def server_noise(run: Run, plan: PrivacyPlan) -> list[Draws]:
     """Rounds of `server.privacy.client_privacy` without replies, from zero weights, with a ledger of its own.
 
@@ -139,6 +155,8 @@ def sums(run: Run, student: Student, num: int) -> list[Released]:
 
 ROOMS = table.Rooms(
     open_exported=exported_embedder,
+    train_again=train_again,
+    export=export,
     server_noise=server_noise,
     sums=sums,
     inversion_sheet=inversion_sheet,

@@ -3,7 +3,10 @@
 Shapes: B batch, C channels, H height, W width, D embedding dimension.
 """
 
-from torch import nn
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
 
 from edgecmd.core.errors import ConfigError
 from edgecmd.models.backbones import Matched
@@ -54,6 +57,11 @@ class Student(nn.Module):
     def __init__(self, *, in_channels: int, embedding_dim: int) -> None:
         super().__init__()
         self.in_channels, self.embedding_dim = in_channels, embedding_dim
+
+
+def noise_for(student: nn.Module, shape: Sequence[int], *, generator: torch.Generator) -> Tensor:
+    """Made-up inputs of ``shape``, (B, C, H, W): uniform up to the student's ``largest_input``, else to 1."""
+    return float(getattr(student, "largest_input", 1.0)) * torch.rand(tuple(shape), generator=generator)
 
 
 def refuse_channels(num: int, *, what: str) -> None:

@@ -7,6 +7,7 @@ client's pairs.
 Shapes: N pairs, K anchors, D embedding dimension, C channels, H height, W width.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -242,6 +243,18 @@ class Task:
             _, first, which = np.unique(codes, return_index=True, return_inverse=True)
             features = chosen(features, first[which])
         return as_asked(features, self._to_device, row=features.shape[1:], device=self.device)
+
+    def longer(self, data: Experiment, rows: np.ndarray) -> "Task":
+        """The same task on other training pairs.
+
+        Args:
+            data: The same set with these.
+            rows: For each of them the old training pair whose teacher feature it has.
+        """
+        found = copy.copy(self)
+        found.data = data
+        found.__dict__["training_features"] = taken(self.training_features, rows)
+        return found
 
     @property
     def shares_features(self) -> bool:

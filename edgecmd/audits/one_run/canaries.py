@@ -14,6 +14,7 @@ claim is made for each pair whatever the others are, and so for these.
 Shapes: M canaries, C channels, H height, W width, D embedding dimension.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from edgecmd.core.errors import PrivacyError
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.losses import unit
+from edgecmd.models.base import noise_for
 from edgecmd.models.trunks.convolutions import StandardisedConv2d
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.gradients import MARGIN, Sum
@@ -207,7 +209,7 @@ def input_canaries(
     """
     coins = toss(num, num_clients=num_clients, seed=seed, kind="input")
     generator = torch_generator(seed, "audit-inputs")
-    image = torch.randn((num, *like.target.shape[1:]), generator=generator).to(like.target.device)
+    image = _noise(student, (num, *like.target.shape[1:]), generator=generator).to(like.target.device)
     feature = unit(torch.cat([student(part).float() for part in torch.split(image, CHUNK_ROWS)]))
     hub = unit(feature.mean(dim=0))
     teacher = torch.empty_like(feature)
@@ -215,6 +217,13 @@ def input_canaries(
         own = torch.from_numpy(coins.of(client))
         teacher[own] = _directions(len(own), hub, generator=generator)
     return InputCanaries(coins=coins, data=LocalData(target=image, teacher=teacher.to(like.teacher.device)))
+
+
+def _noise(student: nn.Module, shape: Sequence[int], *, generator: torch.Generator) -> Tensor:
+    """Normal where inputs are about that; else, as of bytes, as far as they reach."""
+    if getattr(student, "largest_input", 1.0) == 1.0:
+        return torch.randn(tuple(shape), generator=generator)
+    return noise_for(student, shape, generator=generator)
 
 
 def _directions(num: int, hub: Tensor, *, generator: torch.Generator) -> Tensor:

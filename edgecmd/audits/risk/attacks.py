@@ -3,22 +3,31 @@
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from edgecmd.audits.finding import Finding
 from edgecmd.audits.levels import Rooms
-from edgecmd.audits.risk.candidates import Embed, Pool, make_pool, pair_scores
-from edgecmd.audits.risk.findings import Membership, inversion_finding, membership_finding
+from edgecmd.audits.risk.blind import blind_scores
+from edgecmd.audits.risk.candidates import Embed, Pool, coins, make_pool, pair_scores
+from edgecmd.audits.risk.findings import (
+    Membership,
+    inversion_finding,
+    membership_finding,
+    secrets_finding,
+)
 from edgecmd.audits.risk.inversion import InversionRecipe, Trial, run_trial, server_loss
-from edgecmd.audits.risk.membership import Shadows, attack
-from edgecmd.audits.risk.retrain import check_retrain, fair_coins, retrain
+from edgecmd.audits.risk.membership import Shadows, attack, curve
+from edgecmd.audits.risk.retrain import check_retrain, retrain
+from edgecmd.audits.risk.secrets import SecretRecipe, plant, secrets_folder, told
 from edgecmd.audits.risk.shadows import ShadowRecipe, random_student, shadow_scores, warm_start_of
 from edgecmd.audits.target import Target, trained_student
 from edgecmd.core.artefacts import write_artefact
-from edgecmd.core.errors import DataError, choose
+from edgecmd.core.errors import ConfigError, DataError, choose
 from edgecmd.core.progress import ticker
+from edgecmd.data.modalities.table import modality_of
 from edgecmd.evaluation.evaluate import embedder
 from edgecmd.models.students import Student
+from edgecmd.run import Run
 
 BATCH_SIZES = (1, 4)
 
@@ -28,7 +37,7 @@ class RiskEffort:
     """How much the level does.
 
     Attributes:
-        attacks: Keys of `ATTACKS`.
+        attacks: Keys of `ATTACKS`; none: `usual_attacks`.
         num_shadows: Shadow students.
         shadow_steps: Optimiser steps of each.
         jobs: Processes at a time; 0 for one a core.
@@ -37,9 +46,10 @@ class RiskEffort:
         seed: Of everything.
         retrain: Whether to train again on a random half and attack that.
         pictures: Whether to keep images of the inversion.
+        secrets: What the attack ``secrets`` plants.
     """
 
-    attacks: Sequence[str] = ("membership", "inversion")
+    attacks: Sequence[str] = ()
     num_shadows: int = 8
     shadow_steps: int = 160
     jobs: int = 0
@@ -48,6 +58,7 @@ class RiskEffort:
     seed: int = 0
     retrain: bool = False
     pictures: bool = True
+    secrets: SecretRecipe = field(default_factory=SecretRecipe)
 
     @property
     def num_jobs(self) -> int:
@@ -68,8 +79,15 @@ def audit_risk(target: Target, effort: RiskEffort | None = None, *, rooms: Rooms
         DataError: The target holds neither a student nor an exported file.
     """
     effort = effort or RiskEffort()
-    chosen = [choose("--attacks", name.strip(), ATTACKS) for name in effort.attacks]
+    names = [name.strip() for name in effort.attacks] or usual_attacks(target.run)
+    chosen = [choose("--attacks", name, ATTACKS) for name in names]
     return [finding for one in chosen for finding in one(target, effort, rooms)]
+
+
+def usual_attacks(run: Run) -> list[str]:
+    """Membership, and inversion of what a search can move a little; secrets train the run again."""
+    smooth = modality_of(run.task.data.train.target).is_smooth
+    return ["membership", "inversion"] if smooth else ["membership"]
 
 
 def membership(target: Target, effort: RiskEffort, rooms: Rooms) -> list[Finding]:
@@ -77,6 +95,8 @@ def membership(target: Target, effort: RiskEffort, rooms: Rooms) -> list[Finding
     started = time.monotonic()
     recipe = ShadowRecipe(num_shadows=effort.num_shadows, num_steps=effort.shadow_steps, seed=effort.seed)
     protocol = "pairs" if effort.retrain else "concepts"
+    data = target.run.task.data
+    told = "targets" if data.unseen == modality_of(data.train.target).nouns else protocol
     boxes = _retrained(target, effort) if effort.retrain else black_boxes(target, rooms)
     pool = make_pool(protocol, target.run)
     with ticker("Shadow students") as tick:
@@ -90,7 +110,16 @@ def membership(target: Target, effort: RiskEffort, rooms: Rooms) -> list[Finding
         )
     before = time.monotonic() - started
     return [
-        _attacked(name, embed, pool, shadows, target=target, recipe=recipe, protocol=protocol, before=before)
+        _attacked(
+            name,
+            embed,
+            pool,
+            shadows,
+            target=target,
+            recipe=recipe,
+            protocol=protocol if effort.retrain else told,
+            before=before,
+        )
         for name, embed in boxes.items()
     ]
 
@@ -107,22 +136,27 @@ def _attacked(
     before: float,
 ) -> Finding:
     started = time.monotonic()
-    member = fair_coins(len(pool), seed=recipe.seed) if protocol == "pairs" else pool.member
+    if protocol == "pairs":
+        member = coins(target.run.task.data, seed=recipe.seed)[pool.rows]
+        pool = replace(pool, member=member)
     # Beyond the shadow students' own numbers, so that the control starts like none of them.
     blank = random_student(target.run, pool, seed=recipe.seed, index=recipe.num_shadows)
     start = warm_start_of(target.run)
     controls = [embedder(one, target.run.task) for one in (blank, start) if one is not None]
     curves = [
-        attack(pair_scores(box, pool), shadows, member=member, group=pool.group) for box in (embed, *controls)
+        attack(pair_scores(box, pool), shadows, member=pool.member, group=pool.group)
+        for box in (embed, *controls)
     ]
+    blind = blind_scores(pool, seed=recipe.seed)
     found = Membership(
         box=name,
         protocol=protocol,
         curves=curves[0],
         control=curves[1],
         start=curves[2] if start is not None else {},
-        num_members=int(member.sum()),
-        num_others=int((~member).sum()),
+        blind=None if blind is None else curve(blind, pool.member, group=pool.group),
+        num_members=int(pool.member.sum()),
+        num_others=int((~pool.member).sum()),
         seconds=before + time.monotonic() - started,
     )
     return membership_finding(found, recipe)
@@ -151,14 +185,41 @@ def black_boxes(target: Target, rooms: Rooms) -> dict[str, Embed]:
 def _retrained(target: Target, effort: RiskEffort) -> dict[str, Embed]:
     """A student of the same settings, trained on the pairs that fair coins chose."""
     check_retrain(target.run)
-    keep = fair_coins(len(target.run.task.data.train), seed=effort.seed)
+    keep = coins(target.run.task.data, seed=effort.seed)
     with ticker("Training again") as tick:
         student = retrain(target.run, keep, tick=tick)
     return {"student": embedder(student, target.run.task)}
 
 
+def secrets(target: Target, effort: RiskEffort, rooms: Rooms) -> list[Finding]:
+    """The run again with secrets among its pairs, and what its exported file tells of them.
+
+    Beside it stands the target's own file, which never saw them: what that tells is not of the run.
+    """
+    started, recipe, run = time.monotonic(), effort.secrets, target.run
+    boxes = black_boxes(target, rooms)
+    reference = boxes.get("exported file") or boxes["student"]
+    folder = secrets_folder(run, recipe, among=target.record.parent / "audit")
+    planted = plant(run, recipe, folder=folder)
+    with ticker("Training with secrets"):
+        student = rooms.train_again(planted.run)
+    embed = rooms.open_exported(rooms.export(student, planted.run.task, folder / "export"))
+    found, seconds = told(embed, reference, planted), time.monotonic() - started
+    return [secrets_finding(replace(one, seconds=seconds), recipe, target.plan) for one in found]
+
+
 def inversion(target: Target, effort: RiskEffort, rooms: Rooms) -> list[Finding]:
-    """Gradient inversion of steps of one pair and of four."""
+    """Gradient inversion of steps of one pair and of four.
+
+    Raises:
+        ConfigError: The targets are strings, which no gradient moves a little.
+    """
+    modality = modality_of(target.run.task.data.train.target)
+    if not modality.is_smooth:
+        raise ConfigError(
+            f"--attacks=inversion moves pixels by small steps, and the targets are {modality.nouns}. Leave it"
+            " out."
+        )
     recipe = InversionRecipe(num_steps=effort.inversion_steps, seed=effort.seed)
     student, box = _weights(target)
     private = target.plan is not None and target.plan.unit == "pair"
@@ -209,4 +270,5 @@ def _keep_pictures(target: Target, trial: Trial, rooms: Rooms | None) -> None:
 ATTACKS: dict[str, Callable[[Target, RiskEffort, Rooms], list[Finding]]] = {
     "membership": membership,
     "inversion": inversion,
+    "secrets": secrets,
 }

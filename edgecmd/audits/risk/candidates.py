@@ -11,10 +11,12 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import logsumexp
 
 from edgecmd.core.errors import ConfigError, choose
+from edgecmd.core.seeding import numpy_generator
 from edgecmd.data.experiment import Experiment
 from edgecmd.data.labelled import UNLABELLED, Labels
+from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.pairs import PairedData, Targets, fingerprint
-from edgecmd.data.stored.array_files import chunks, one_after_another
+from edgecmd.data.stored.array_files import chosen, chunks, one_after_another
 from edgecmd.evaluation.metrics import Embedding, unit_rows
 from edgecmd.run import Run
 
@@ -33,6 +35,7 @@ class Pool:
         mirrored: Whether the student was trained on mirror images too, so that they are asked about.
         member: Which pairs the shipped model was trained on, (N,).
         group: What a fair coin decides for together, (N,): a concept, or a pair of its own.
+        rows: Place of each among all pairs of the set, those of training first, (N,).
     """
 
     target: Targets
@@ -42,6 +45,7 @@ class Pool:
     mirrored: bool
     member: Bool[np.ndarray, " num"]
     group: Int[np.ndarray, " num"]
+    rows: Int[np.ndarray, " num"]
 
     def __len__(self) -> int:
         return len(self.target)
@@ -54,6 +58,10 @@ class Pool:
 def concept_pool(run: Run) -> Pool:
     """Training pairs as members, validation and test pairs as others; a group is a concept.
 
+    Of pairs with one target, such as the languages that share a word, the first is asked about, and where the
+    held-out parts do not name their concepts, a pair is a group of its own: members and others are treated
+    alike.
+
     Raises:
         ConfigError: The loss gives no score of a pair.
     """
@@ -63,30 +71,57 @@ def concept_pool(run: Run) -> Pool:
         (whole.train, whole.train_ids, whole.train_concept),
         *((one.pairs, one.ids, one.labelled.labels.get("concept")) for one in held),
     ]
+    knows = all(labels is not None for _, _, labels in parts)
+    group = grouped([_concepts(labels if knows else None, len(pairs)) for pairs, _, labels in parts])
+    rows = _asked(whole, len(group))
     return _pool(
         run,
-        target=one_after_another([pairs.target for pairs, _, _ in parts]),
-        teacher=np.concatenate([_features(run, pairs, ids) for pairs, ids, _ in parts]),
-        member=np.concatenate([np.full(len(pairs), index == 0) for index, (pairs, _, _) in enumerate(parts)]),
-        group=grouped([_concepts(labels, len(pairs)) for pairs, _, labels in parts]),
+        target=chosen(one_after_another([pairs.target for pairs, _, _ in parts]), rows),
+        teacher=np.concatenate([_features(run, pairs, ids) for pairs, ids, _ in parts])[rows],
+        member=rows < len(whole.train),
+        group=np.unique(group[rows], return_inverse=True)[1].reshape(-1),
+        rows=rows,
     )
 
 
 def pair_pool(run: Run) -> Pool:
     """Training pairs alone, each a group of its own; who is a member is for coins to say.
 
+    Of pairs with one target the first is asked about, and one coin decides about all of them (`coins`).
+
     Raises:
         ConfigError: The loss gives no score of a pair.
     """
     whole: Experiment = run.task.data
-    num = len(whole.train)
+    rows = _asked(whole, len(whole.train))
     return _pool(
         run,
-        target=whole.train.target,
-        teacher=_features(run, whole.train, whole.train_ids),
-        member=np.ones(num, dtype=bool),
-        group=np.arange(num),
+        target=chosen(whole.train.target, rows),
+        teacher=_features(run, whole.train, whole.train_ids)[rows],
+        member=np.ones(len(rows), dtype=bool),
+        group=np.arange(len(rows)),
+        rows=rows,
     )
+
+
+def coins(whole: Experiment, *, seed: int) -> Bool[np.ndarray, " train"]:
+    """Which training pairs take part: a fair coin for each, and one for all whose target is the same."""
+    if whole.copies is None:
+        return fair_coins(len(whole.train), seed=seed)
+    _, code = np.unique(whole.copies.target[: len(whole.train)], return_inverse=True)
+    return fair_coins(int(code.max()) + 1, seed=seed)[code.reshape(-1)]
+
+
+def fair_coins(num: int, *, seed: int) -> Bool[np.ndarray, " num"]:
+    """Which of ``num`` take part: independent fair coins."""
+    return np.asarray(numpy_generator(seed, "membership-coins").integers(0, 2, num) == 1)
+
+
+def _asked(whole: Experiment, num: int) -> Int[np.ndarray, " num"]:
+    """Rows of the first ``num`` pairs of a set, of those with one target the first alone."""
+    if whole.copies is None:
+        return np.arange(num)
+    return np.sort(np.unique(whole.copies.target[:num], return_index=True)[1])
 
 
 POOLS: dict[str, Callable[[Run], Pool]] = {"concepts": concept_pool, "pairs": pair_pool}
@@ -101,17 +136,27 @@ def make_pool(protocol: str, run: Run) -> Pool:
     return choose("protocol", protocol, POOLS)(run)
 
 
-def _pool(run: Run, *, target: Targets, **parts: np.ndarray) -> Pool:
+def check_scores(run: Run) -> None:
+    """Refuse a loss under which a pair has no score.
+
+    Raises:
+        ConfigError: The loss does not bring a target to its teacher feature.
+    """
     if not run.loss.uses_teacher:
         raise ConfigError(
             f"distill.loss={run.distill.loss!r} does not bring a drawing to its teacher feature, so a"
             " pair has no score. Audit a student of another loss."
         )
+
+
+def _pool(run: Run, *, target: Targets, **parts: np.ndarray) -> Pool:
+    check_scores(run)
+    motion = modality_of(target).motion
     return Pool(
         target=target,
         anchors=unit_rows(run.anchors.cpu().numpy()),
         temperature=run.distill.temperature,
-        mirrored=run.distill.augment > 0,
+        mirrored=run.distill.augment > 0 and motion is not None and motion.flip,
         **parts,
     )
 

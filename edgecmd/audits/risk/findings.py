@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from edgecmd.audits.finding import INDICATOR, Finding
 from edgecmd.audits.risk.inversion import InversionRecipe, Trial
 from edgecmd.audits.risk.membership import ATTACKS, FPRS, Curve
+from edgecmd.audits.risk.secrets import RANKS, Count, SecretRecipe, Told
 from edgecmd.audits.risk.shadows import ShadowRecipe
 from edgecmd.core.statistics import Interval
+from edgecmd.privacy.plan import PrivacyPlan
 
 PROTOCOLS = {
     "concepts": (
@@ -19,6 +21,10 @@ PROTOCOLS = {
     "pairs": (
         "The run's training was repeated on a random half of its training pairs; the other half are"
         " exchangeable non-members."
+    ),
+    "targets": (
+        "Members are the targets of the run's training pairs, others those of its validation and test, each"
+        " asked about once. The split held them out at random, so the two are exchangeable."
     ),
 }
 NOT_ATTACKED = (
@@ -37,6 +43,7 @@ class Membership:
         curves: By attack, on the target.
         control: By attack, on a randomly initialised student.
         start: By attack, on the public warm start that the run began with; empty without one.
+        blind: Without any model, by the words alone; None where targets are no words.
         num_members: Members.
         num_others: Non-members.
         seconds: Wall time.
@@ -47,6 +54,7 @@ class Membership:
     curves: Mapping[str, Curve]
     control: Mapping[str, Curve]
     start: Mapping[str, Curve]
+    blind: Curve | None = None
     num_members: int
     num_others: int
     seconds: float
@@ -67,6 +75,7 @@ def membership_finding(found: Membership, recipe: ShadowRecipe) -> Finding:
                 _rates(best),
                 f"RMIA: AUC {_area(found.curves['rmia'])}; raw score: {_area(found.curves['raw'])}.",
                 _control(control),
+                *([_blind(found.blind)] if found.blind is not None else []),
                 *([_start(best, found.start["lira"])] if found.start else []),
                 PROTOCOLS[found.protocol],
             ]
@@ -87,6 +96,7 @@ def membership_finding(found: Membership, recipe: ShadowRecipe) -> Finding:
             "attacks": {name: curve.table() for name, curve in found.curves.items()},
             "control": {name: curve.table() | {"roc": []} for name, curve in found.control.items()},
             "start": {name: curve.table() | {"roc": []} for name, curve in found.start.items()},
+            **({"blind": found.blind.table() | {"roc": []}} if found.blind is not None else {}),
             "control_at_chance": all(curve.chance() for curve in found.control.values()),
             "note": NOT_ATTACKED,
         },
@@ -101,8 +111,19 @@ def _strength(curve: Curve) -> str:
 
 
 def _rates(curve: Curve) -> str:
-    rates = " and ".join(f"{rate:.1%} at {fpr:.1%}" for fpr, rate in zip(FPRS, curve.tpr))
+    between = [f" ({low:.1%} to {high:.1%})" for low, high in curve.tpr_between] or [""] * len(FPRS)
+    rates = " and ".join(
+        f"{rate:.1%}{interval} at {fpr:.1%}" for fpr, rate, interval in zip(FPRS, curve.tpr, between)
+    )
     return f"Members found: {rates} false alarms."
+
+
+def _blind(curve: Curve) -> str:
+    """What an attacker without the model already knows."""
+    told = f"Without the model, by the words alone: AUC {_area(curve)}"
+    return (
+        f"{told}." if curve.low <= 0.5 else f"{told}, SO THE TWO DIFFER, and what was found may be no leak."
+    )
 
 
 def _area(curve: Curve) -> str:
@@ -126,6 +147,52 @@ def _start(best: Curve, start: Curve) -> str:
             f"{told}: what was found here is not clearly more, so it is not a clear sign that the run leaks."
         )
     return f"{told}: only what exceeds it comes from the run."
+
+
+def secrets_finding(found: Told, recipe: SecretRecipe, plan: PrivacyPlan | None) -> Finding:
+    """A finding whose measured value is the area of the calibrated score."""
+    best, raw, blind = (found.curves[name] for name in ("calibrated", "raw", "blind"))
+    strength = "Secrets are told from decoys" if best.low > 0.5 else "Secrets are not told from decoys"
+    typed = f"{found.copies} times" if found.copies > 1 else "once"
+    shown = " and ".join(
+        f"{_count(one)} within the first {most} of {found.num_things} (decoys {_count(other)})"
+        for most, one, other in zip(RANKS, found.shown, found.decoys, strict=True)
+    )
+    claim = "without privacy" if plan is None else f"epsilon {plan.epsilon:g} for each {plan.unit}"
+    if plan is not None and plan.unit == "pair" and found.copies > 1:
+        claim += f", so a secret of {found.copies} pairs is promised less"
+    return Finding(
+        level="risk",
+        name=f"typed secrets, {typed}, exported file",
+        attacker="device",
+        verdict=INDICATOR,
+        text=(
+            f"{strength} better than by chance: AUC {_area(best)} against a file that never saw them;"
+            f" {_rates(best)} By the file alone: AUC {_area(raw)}; {_rates(raw)} Typed into the file, a"
+            f" secret shows what it was paired with: {shown}. Without the file, by one that never saw them:"
+            f" AUC {_area(blind)}. The run was trained again, {claim}, with {found.num} invented secrets that"
+            f" one client each holds {typed}; {found.num_decoys} decoys of the same law are held by nobody."
+        ),
+        quantity="AUC",
+        measured=best.auc,
+        confidence=0.95,
+        counts={"secrets": found.num, "decoys": found.num_decoys, "copies": found.copies},
+        seeds=(recipe.seed,),
+        seconds=found.seconds,
+        details={
+            "attacks": {name: one.table() for name, one in found.curves.items()},
+            "things": found.num_things,
+            "shown": {f"first_{most}": one.table() for most, one in zip(RANKS, found.shown, strict=True)},
+            "decoys_shown": {
+                f"first_{most}": one.table() for most, one in zip(RANKS, found.decoys, strict=True)
+            },
+        },
+    )
+
+
+def _count(one: Count) -> str:
+    low, high = one.interval
+    return f"{one.found} of {one.num} [{low:.1%}, {high:.1%}]"
 
 
 def inversion_finding(

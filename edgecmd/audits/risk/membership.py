@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.special import expit, ndtri
 from scipy.stats import rankdata
 
+from edgecmd.audits.bounds import clopper_pearson
 from edgecmd.audits.risk.roc import auc, checked, roc_points, tpr_at_fpr
 from edgecmd.core.errors import DataError
 from edgecmd.core.statistics import CONFIDENCE
@@ -48,6 +49,8 @@ class Curve:
         high: Upper end.
         tpr: True positive rate at each of `FPRS`.
         points: False and true positive rates, 200 at most.
+        tpr_between: Exact 95% interval of each of ``tpr``, the threshold taken as given; none where pairs of
+            a group depend on each other.
     """
 
     auc: float
@@ -55,10 +58,12 @@ class Curve:
     high: float
     tpr: tuple[float, ...]
     points: tuple[tuple[float, float], ...] = ()
+    tpr_between: tuple[tuple[float, float], ...] = ()
 
     def table(self) -> dict[str, object]:
         """Plain values for ``audit.json``."""
-        rates = {f"tpr_at_{fpr:g}": value for fpr, value in zip(FPRS, self.tpr)}
+        rates: dict[str, object] = {f"tpr_at_{fpr:g}": value for fpr, value in zip(FPRS, self.tpr)}
+        rates |= {f"tpr_at_{fpr:g}_between": list(one) for fpr, one in zip(FPRS, self.tpr_between)}
         curve = [[round(x, 6), round(y, 6)] for x, y in self.points]
         return {"auc": self.auc, "low": self.low, "high": self.high, **rates, "roc": curve}
 
@@ -246,12 +251,15 @@ def curve(
     """
     low, high = grouped_interval(scores, member, group=group)
     x, y = roc_points(scores, member)
+    tpr, num = [tpr_at_fpr(scores, member, fpr=fpr) for fpr in FPRS], int(np.sum(member))
+    alone = len(np.unique(group)) == len(group)
     return Curve(
         auc=auc(scores, member),
         low=low,
         high=high,
-        tpr=tuple(tpr_at_fpr(scores, member, fpr=fpr) for fpr in FPRS),
+        tpr=tuple(tpr),
         points=tuple(zip(x.tolist(), y.tolist(), strict=True)),
+        tpr_between=tuple(clopper_pearson(round(one * num), num) for one in tpr) if alone else (),
     )
 
 

@@ -11,17 +11,11 @@ from edgecmd.audits.replayed_federation import Replay
 from edgecmd.catalogue.strategy_rows import STRATEGIES
 from edgecmd.core.errors import ConfigError
 from edgecmd.core.progress import Tick
-from edgecmd.core.seeding import numpy_generator
 from edgecmd.models.students import Student
 from edgecmd.privacy.mechanisms import MECHANISMS
 from edgecmd.run import Run
 from edgecmd.training.averaging import load_arrays
 from edgecmd.training.task import Holding
-
-
-def fair_coins(num: int, *, seed: int) -> Bool[np.ndarray, " num"]:
-    """Which of ``num`` pairs take part: independent fair coins."""
-    return np.asarray(numpy_generator(seed, "membership-coins").integers(0, 2, num) == 1)
 
 
 def check_retrain(run: Run) -> None:

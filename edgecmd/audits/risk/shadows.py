@@ -24,6 +24,7 @@ from edgecmd.core.kept import Kept
 from edgecmd.core.processes import mapped
 from edgecmd.core.progress import Tick
 from edgecmd.core.seeding import numpy_generator, torch_generator
+from edgecmd.data.modalities.table import input_shape
 from edgecmd.data.stored.array_files import chosen
 from edgecmd.data.user_files.decode import DecodeError, npy_array
 from edgecmd.data.user_files.reading import most_array_bytes
@@ -117,10 +118,9 @@ def random_student(run: Run, pool: Pool, *, seed: int, index: int) -> Student:
 
     Weights of ``student.weights`` are public, and it has them where their file is still there.
     """
-    height, width, channels = pool.target.shape[1:]
     public = Path(run.student.weights)
     return run.build(
-        (channels, height, width),
+        input_shape(pool.target),
         pool.anchors.shape[1],
         generator=torch_generator(seed, "shadow-init", client=index),
         weights=public if public.is_file() else None,

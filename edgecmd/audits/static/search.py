@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from edgecmd.core.errors import PrivacyError
 from edgecmd.losses import unit
+from edgecmd.models.base import noise_for
 from edgecmd.training.distill import LocalData
 
 # Cosines of the two teacher features that pull a student to opposite sides (the flip pair).
@@ -37,11 +38,13 @@ class Neighbours:
         data: The larger data set, N pairs.
         added: Row that the smaller one lacks.
         kind: How it was made.
+        largest_input: How far inputs reach, in which a climb measures its steps.
     """
 
     data: LocalData
     added: int
     kind: str
+    largest_input: float = 1.0
 
     def larger(self) -> np.ndarray:
         """All rows."""
@@ -106,6 +109,11 @@ class _Maker:
     shape: tuple[int, int, int]
     dim: int
 
+    @property
+    def largest(self) -> float:
+        """How far inputs reach: a string's bytes to 255, of which those below 1 would be padding."""
+        return float(getattr(self.student, "largest_input", 1.0))
+
     def random(self, generator: torch.Generator) -> Neighbours:
         """Noise images and random teacher features, of any number."""
         num = int(torch.randint(1, self.num + 1, (), generator=generator))
@@ -135,8 +143,8 @@ class _Maker:
     def outlier(self, generator: torch.Generator) -> Neighbours:
         """Images alike but for the last, whose teacher feature is near all the others."""
         image = self._images(1, generator).repeat(self.num, 1, 1, 1)
-        image = image + 0.02 * torch.randn(image.shape, generator=generator)
-        image[-1] = 3.0 * torch.randn(self.shape, generator=generator)
+        image = image + 0.02 * self.largest * torch.randn(image.shape, generator=generator)
+        image[-1] = 3.0 * self.largest * torch.randn(self.shape, generator=generator)
         hub, spread = self._features(1, generator)[0], self._features(self.num, generator)
         across = unit(spread - (spread @ hub)[:, None] * hub)
         teacher = 0.5 * hub + math.sqrt(0.75) * across
@@ -160,7 +168,7 @@ class _Maker:
         return image.repeat(self.num, 1, 1, 1), own, unit(other - (other @ own) * own)
 
     def _images(self, num: int, generator: torch.Generator) -> Float[Tensor, "num channels height width"]:
-        return torch.rand((num, *self.shape), generator=generator)
+        return noise_for(self.student, (num, *self.shape), generator=generator)
 
     def _features(self, num: int, generator: torch.Generator) -> Float[Tensor, "num dim"]:
         return unit(torch.randn((num, self.dim), generator=generator))
@@ -174,7 +182,12 @@ class _Maker:
         added = int(torch.randint(len(image), (), generator=generator))
         order = list(range(len(image) - 1))
         order.insert(added, len(image) - 1)
-        return Neighbours(data=LocalData(target=image[order], teacher=teacher[order]), added=added, kind=kind)
+        return Neighbours(
+            data=LocalData(target=image[order], teacher=teacher[order]),
+            added=added,
+            kind=kind,
+            largest_input=self.largest,
+        )
 
 
 Sample = tuple[LocalData, np.ndarray]
@@ -293,7 +306,7 @@ def _moved(at: Neighbours, generator: torch.Generator) -> tuple[Neighbours, int]
     scale = STEP_SIZES[0] * (STEP_SIZES[1] / STEP_SIZES[0]) ** size
     image, teacher = at.data.inputs.clone(), at.data.features.clone()
     if side < 0.4:
-        image[row] += scale * torch.randn(image[row].shape, generator=generator)
+        image[row] += scale * at.largest_input * torch.randn(image[row].shape, generator=generator)
     else:
         teacher[row] = unit(teacher[row] + scale * torch.randn(teacher[row].shape, generator=generator))
     return replace(at, data=replace(at.data, target=image, teacher=teacher)), row

@@ -20,6 +20,7 @@ from edgecmd.audits.audited_student import Subject
 from edgecmd.audits.finding import CONTRADICTED, NOT_CONTRADICTED, Finding
 from edgecmd.audits.static.scripted import PLACE, Formed, Script, kept_weights, quiet_copy
 from edgecmd.core.seeding import torch_generator
+from edgecmd.models.base import noise_for
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step import private_step
 from edgecmd.privacy.step.randomness import DeterministicSource
@@ -56,7 +57,7 @@ def views_finding(subject: Subject, plan: PrivacyPlan, run: Run) -> Finding:
     changed = []
     for row in range(NUM_PAIRS):
         picture = data.inputs.clone()
-        picture[row] = torch.randn(picture[row].shape, generator=coins)
+        picture[row] = noise_for(subject.student, picture[row].shape, generator=coins)
         other = _rows(subject, replace(data, target=picture), plan, run)
         changed.append(
             int((formed != other).any(dim=1).sum()) if other.shape == formed.shape else len(formed)

@@ -138,7 +138,7 @@ def worst_worlds(target: Target, plan: PrivacyPlan, *, seed: int) -> tuple[World
         student,
         num_pairs=NUM_PAIRS,
         in_channels=audited.in_channels,
-        image_size=run.task.target_side,
+        image_size=run.task.input_shape[1:],
         embedding_dim=anchors.shape[1],
     )
     work = settings_work(run.distill, anchors)

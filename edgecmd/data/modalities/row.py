@@ -32,6 +32,7 @@ Lying = Shaped[Examples, "_ *_"]
 # (C, H, W) of one example as a student sees it.
 InputShape = tuple[int, int, int]
 Look = Callable[[Lying, Rows], Signature]
+Invent = Callable[[int, tuple[int, ...], np.random.Generator], Stored]
 Degradation = Callable[[Stored, float, np.random.Generator], Stored]
 
 
@@ -158,6 +159,9 @@ class Modality:
         looks_known: Mask of test examples that duplicate a training example, (N,).
         degradations: What widens the gap in the theory, by name.
         degradations_at_rate: The same, for those that need the sampling rate.
+        invented: Made-up examples that nobody has by chance, all different, of a stored shape without N: what
+            an audit plants. None: none can be made.
+        is_smooth: Whether a search may move an example a little, as a gradient of an image says.
         cheap_student: Student for a quick sweep of the theory.
         cheap_steps: Its optimiser steps.
         reader: How a user's files are read, a key of `edgecmd.data.user_files.halves.READERS`; empty if
@@ -191,6 +195,8 @@ class Modality:
     looks_known: Callable[[Lying, Lying], Bool[np.ndarray, " num"]] = equal_to_one
     degradations: Mapping[str, Degradation] = field(default_factory=dict)
     degradations_at_rate: Mapping[str, DegradationAtRate] = field(default_factory=dict)
+    invented: Invent | None = None
+    is_smooth: bool = True
     cheap_student: str = "ws-50k"
     cheap_steps: int = 400
     reader: str = ""

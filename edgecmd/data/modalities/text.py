@@ -8,6 +8,7 @@ Shapes: N examples, B batch, L bytes.
 
 import re
 import unicodedata
+from string import ascii_letters, digits
 from textwrap import wrap
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
+from edgecmd.core.errors import ConfigError
 from edgecmd.core.text import counted
 from edgecmd.data.modalities.row import InputShape, Lying, Modality, Stored, equal_to_one, sha256_rows
 from edgecmd.data.modalities.signature import Rows, Signature, looked_at
@@ -27,6 +29,8 @@ from edgecmd.data.stored.array_files import Examples
 SUMS, SUM_BITS = 4, 24
 # Of a drawn string.
 PICTURE_PX, FONT_PX, PER_LINE = 128, 18, 11
+# Of made-up strings.
+CONSONANTS, SIGNS, LONGEST_INVENTED = "bdfgklmnprstvz", f"{ascii_letters}{digits}!?#+", 16
 
 
 def to_input(text_BL: Strings) -> Float[Tensor, "batch 1 1 bytes"]:
@@ -87,6 +91,40 @@ def text_pictures(text_NL: Stored) -> UInt8[np.ndarray, "num side side 1"]:
     return drawn
 
 
+def invented(num: int, shape: tuple[int, ...], generator: np.random.Generator) -> Strings:
+    """Strings that nobody types by chance, all different: names of two words and passwords, half of each.
+
+    Args:
+        num: How many.
+        shape: (L,), at least `LONGEST_INVENTED`.
+        generator: Source of the letters.
+
+    Raises:
+        ConfigError: They have no room.
+    """
+    if shape[0] < LONGEST_INVENTED:
+        raise ConfigError(
+            f"data.text_bytes={shape[0]} has no room for made-up names and passwords; allowed is"
+            f" {LONGEST_INVENTED} or more."
+        )
+    found: dict[str, None] = {}
+    while len(found) < num:
+        found[(_name, _password)[len(found) % 2](generator)] = None
+    return encode_strings([list(found)[row] for row in generator.permutation(num)], shape[0])
+
+
+def _name(generator: np.random.Generator) -> str:
+    """Such as "Velmira Tokosa": one of 10^11."""
+    letters = zip(generator.choice(list(CONSONANTS), 6), generator.choice(list("aeiou"), 6), strict=True)
+    syllables = ["".join(both) for both in letters]
+    return " ".join("".join(part).capitalize() for part in (syllables[:3], syllables[3:]))
+
+
+def _password(generator: np.random.Generator) -> str:
+    """Ten signs: one of 10^18."""
+    return "".join(generator.choice(list(SIGNS), 10))
+
+
 TEXT = Modality(
     name="text",
     noun="string",
@@ -108,6 +146,8 @@ TEXT = Modality(
     looks=(signature,),
     looks_known=same_as_one,
     degradations={"erase": erase_letters, "shuffle": shuffle_letters, "truncate": truncate},
+    invented=invented,
+    is_smooth=False,
     cheap_student="ngram-1m",
     reader="strings",
     front_end="text",

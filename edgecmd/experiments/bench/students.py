@@ -174,7 +174,7 @@ def _figures(run: Run, student: "Student") -> dict[str, Any]:
 
     line = headline(assess(embedder(student, run.task), run))
     try:
-        require_pure(student, in_channels=student.in_channels, image_size=run.task.target_side)
+        require_pure(student, in_channels=student.in_channels, image_size=run.task.input_shape[1:])
         pure = 1.0
     except PrivacyError:
         pure = 0.0

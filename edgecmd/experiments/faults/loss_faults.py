@@ -119,8 +119,8 @@ def own_anchors_query(subject: Subject, *, with_gradient: bool) -> Query:
     public = torch.rand(
         NUM_ANCHORS,
         subject.in_channels,
-        subject.image_size,
-        subject.image_size,
+        SIDE,
+        SIDE,
         generator=torch_generator(SEED, "public-images"),
     )
     student = subject.student
@@ -176,9 +176,7 @@ class _Shifted:
 
     def __call__(self, generator: torch.Generator) -> Neighbours:
         subject = self.subject
-        image = torch.rand(
-            1, subject.in_channels, subject.image_size, subject.image_size, generator=generator
-        )
+        image = torch.rand(1, subject.in_channels, SIDE, SIDE, generator=generator)
         with torch.no_grad():
             own = unit(subject.student(image))[0]
         other = torch.randn(len(own), generator=generator)

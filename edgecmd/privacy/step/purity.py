@@ -22,6 +22,7 @@ from edgecmd.core.own_code import RAISED
 from edgecmd.core.text import one_line
 from edgecmd.losses import Loss
 from edgecmd.losses.check import PROBE_DIM, PROBE_ROWS, PROBE_SEED, impure_rows
+from edgecmd.models.base import noise_for
 from edgecmd.models.trial import running_student
 from edgecmd.privacy.step.units import UnitLoss, unit_loss
 
@@ -54,8 +55,7 @@ def require_pure(student: nn.Module, *, in_channels: int, image_size: int | tupl
     coins = torch.Generator().manual_seed(PROBE_SEED)
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     shape = (PROBE_ROWS, in_channels, *size)
-    largest = getattr(student, "largest_input", 1.0)
-    image, other = ((largest * torch.rand(shape, generator=coins)).to(kind) for _ in range(2))
+    image, other = (noise_for(student, shape, generator=coins).to(kind) for _ in range(2))
     probed.train()
     _refuse_forgetful(probed, image, other)
     _refuse_mixing(probed, image)

@@ -53,6 +53,7 @@ def made_up_pool(num: int = NUM, *, seed: int = 0) -> Pool:
         mirrored=False,
         member=np.arange(num) % 2 == 0,
         group=np.arange(num),
+        rows=np.arange(num),
     )
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from edgecmd.audits.risk.retrain import check_retrain, fair_coins, retrain
+from edgecmd.audits.risk.candidates import fair_coins
+from edgecmd.audits.risk.retrain import check_retrain, retrain
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, PrivacyError
 from tests.tiny_federation import run_of, simulate, task_of, tiny_config, write_pairs

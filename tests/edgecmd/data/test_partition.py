@@ -162,6 +162,12 @@ class TestUsers:
         assert label_skew(even, labels(topic)) < 0.05
         assert label_skew(skewed, labels(topic)) > 0.4
 
+    def test_who_lacks_pairs_gets_some_of_the_same_owner(self):
+        """Many users of few pairs each, so that some are dealt none."""
+        found = self.cut(num_clients=400, alpha=0.05)
+        assert min(map(len, found)) == MIN_PAIRS
+        assert all(len(set(self.OWNER[part])) == 1 for part in found)
+
     def test_labels_are_the_topics_where_no_pair_has_a_subgroup(self):
         nothing = np.full(1200, UNLABELLED)
         given = {"partition": "users", "num_clients": 20, "alpha": 0.1}

@@ -8,7 +8,7 @@ from torch.nn import functional
 from edgecmd import losses
 from edgecmd.audits.static.opacus_reference import naive_query
 from edgecmd.audits.static.scripted import bare_plan, settings_work, step_query
-from edgecmd.audits.static.search import Found, pair_makers, search_sensitivity
+from edgecmd.audits.static.search import Found, _moved, pair_makers, search_sensitivity
 from edgecmd.core.errors import PrivacyError
 from edgecmd.models.students import build_student
 from edgecmd.settings import DistillConfig
@@ -105,3 +105,17 @@ def test_neighbours_differ_in_one_row() -> None:
 def test_too_few_pairs_are_refused() -> None:
     with pytest.raises(PrivacyError, match="num_pairs=2 is too few"):
         pair_makers(STUDENT, num_pairs=2, in_channels=1, image_size=SIDE, embedding_dim=DIM)
+
+
+def test_strings_that_are_tried_have_bytes_of_all_kinds() -> None:
+    """Numbers below one would be padding, and every string an empty one."""
+    coins = torch.Generator().manual_seed(0)
+    student = build_student("text-50k", in_channels=1, embedding_dim=DIM, generator=coins)
+    makers = pair_makers(student, num_pairs=6, in_channels=1, image_size=(1, 12), embedding_dim=DIM)
+    for kind in ("hub", "duplicates", "flip", "outlier"):
+        tried = makers[kind](coins)
+        assert tried.data.inputs.shape[1:] == (1, 1, 12)
+        assert (tried.data.inputs >= 1).float().mean() > 0.4
+        assert tried.data.inputs.max() > 128
+        moved = [_moved(tried, coins)[0].data.inputs for _ in range(20)]
+        assert max(float((one - tried.data.inputs).abs().max()) for one in moved) > 1
