@@ -85,7 +85,7 @@ def test_padding_has_no_gradient() -> None:
 
 
 def test_rows_are_exact_in_float32() -> None:
-    """For engines without other numbers: all are below 2^24, and no quotient rounds up to the next whole one."""
+    """For engines without other numbers: all are below 2^24, and no quotient rounds up to a whole one."""
     for row in ngrams():
         num = row.build(in_channels=1, embedding_dim=2).trunk.table.num_embeddings
         assert num <= 65_536

@@ -19,7 +19,7 @@ from edgecmd.models.trunks.convolutions import FAMILIES, RESIDUAL_SCALE
 NUM_BYTES = 256
 SPACE = ord(" ")
 # Lengths of n-grams in bytes, and what the bytes before are multiplied by in the hash of one: a prime with
-# which no number reaches 2^24 for tables of up to 65,536 rows. So engines that divide in float32 are exact too.
+# which no number reaches 2^24 for tables of up to 65,536 rows. Engines that divide in float32 are exact too.
 SHORTEST, LONGEST, BASE = 2, 5, 251
 
 
