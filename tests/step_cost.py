@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from edgecmd.data.modalities.image import augment_image
 from edgecmd.experiments.bench import gpu
-from edgecmd.models.convolutions import Activated, StandardisedConv2d
 from edgecmd.models.devices import place
 from edgecmd.models.students import build_student
+from edgecmd.models.trunks.convolutions import Activated, StandardisedConv2d
 from edgecmd.privacy.step import standardised_weights, vmap_engine
 from edgecmd.settings import DistillConfig
 from edgecmd.training import distill

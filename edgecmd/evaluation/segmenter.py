@@ -21,10 +21,10 @@ from torch.nn import functional
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.data.labelled import IGNORED
 from edgecmd.evaluation.metrics import class_rows
-from edgecmd.models.convolutions import Pointwise
 from edgecmd.models.devices import device_of, place
 from edgecmd.models.students import Student
 from edgecmd.models.teacher.place_features import TeacherPlaces, unit_places
+from edgecmd.models.trunks.convolutions import Pointwise
 from edgecmd.run import Run
 from edgecmd.training.distill import Inputs, LazyTensor
 from edgecmd.training.optimise import Best, mean_gradient, one_cycle, optimise

@@ -5,6 +5,7 @@ Shapes: B batch, C channels, H height, W width, D embedding dimension.
 
 from torch import nn
 
+from edgecmd.core.errors import ConfigError
 from edgecmd.models.backbones import Matched
 from edgecmd.models.batch_norm import FOLD, FREEZE, KEEP, statistics_of
 
@@ -53,3 +54,12 @@ class Student(nn.Module):
     def __init__(self, *, in_channels: int, embedding_dim: int) -> None:
         super().__init__()
         self.in_channels, self.embedding_dim = in_channels, embedding_dim
+
+
+def refuse_channels(num: int, *, what: str) -> None:
+    """Refuse a student of lines for inputs of several channels."""
+    if num != 1:
+        raise ConfigError(
+            f"A student of {what} takes 1 channel, not {num}; for images set student.architecture to one of"
+            " the ws-* or gn-* students."
+        )

@@ -11,7 +11,7 @@ from edgecmd.core.errors import ConfigError
 from edgecmd.data.modalities.table import source_input
 from edgecmd.data.pairs import Images
 from edgecmd.models.devices import device_of
-from edgecmd.models.efficientnet import EfficientNetLite0
+from edgecmd.models.trunks.efficientnet import EfficientNetLite0
 
 BATCH_SIZE = 64
 

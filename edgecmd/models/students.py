@@ -15,7 +15,8 @@ folding its normalisation away (`export.fold_norm`). Training one from random we
 
 ``audio-*`` are students of the first family that take a recording and look at its log-mel image.
 
-``text-*`` are students of the first family along a string of bytes.
+``text-*`` are students of the first family along a string of bytes; ``ngram-*`` look its runs of bytes up in
+a table.
 
 ``lite0-*`` are the first stages of a network of photographs that ships, and begin with its weights.
 
@@ -51,6 +52,7 @@ from edgecmd.models.backbones import (
     without_inplace,
 )
 from edgecmd.models.base import Student as Student
+from edgecmd.models.base import refuse_channels
 from edgecmd.models.batch_norm import (
     AUTO,
     FOLD,
@@ -61,9 +63,10 @@ from edgecmd.models.batch_norm import (
     hold,
     norms_of,
 )
-from edgecmd.models.convolutions import FAMILIES, NUM_BYTES, ByteTrunk, Pointwise, Pyramid, Residual
-from edgecmd.models.efficientnet import Trunk, load_shipped
 from edgecmd.models.trial import made_up, seeded, try_out
+from edgecmd.models.trunks.convolutions import FAMILIES, Pointwise, Pyramid, Residual
+from edgecmd.models.trunks.efficientnet import Trunk, load_shipped
+from edgecmd.models.trunks.strings import NUM_BYTES, ByteTrunk, NgramTrunk, TextStudent
 
 # Side of a place of a dense student in pixels of its input, and what the input's sides are multiples of.
 DENSE_STRIDE, INPUT_MULTIPLE = 4, 16
@@ -105,7 +108,7 @@ class ConvStudent(Student):
     ) -> None:
         super().__init__(in_channels=in_channels, embedding_dim=embedding_dim)
         if front == "log-mel":
-            _refuse_channels(in_channels, what="recordings")
+            refuse_channels(in_channels, what="recordings")
         conv = FAMILIES[family]
         self.front = FRONTS[front]()
         first, second, third = widths
@@ -135,7 +138,7 @@ class LiteStudent(Student):
     """First stages of EfficientNet-Lite0.
 
     Args:
-        num_stages: How many of `edgecmd.models.efficientnet.STAGES`.
+        num_stages: How many of `edgecmd.models.trunks.efficientnet.STAGES`.
         in_channels: As in `Student`.
         embedding_dim: As in `Student`.
     """
@@ -149,41 +152,6 @@ class LiteStudent(Student):
         """Embed a batch of inputs, see `edgecmd.data.modalities.table.target_input`."""
         embedding: Tensor = self.projector(_mean_and_max(self.trunk.maps(image)[-1]))
         return embedding
-
-
-class TextStudent(Student):
-    """Encoder of strings: bytes, 0 behind the last, to an embedding that does not depend on how many zeros.
-
-    Args:
-        width_of_byte: As in `ByteTrunk`.
-        widths: As in `ByteTrunk`.
-        in_channels: As in `Student`; 1.
-        embedding_dim: As in `Student`.
-    """
-
-    largest_input = NUM_BYTES - 1.0
-
-    def __init__(
-        self, *, width_of_byte: int, widths: tuple[int, int], in_channels: int, embedding_dim: int
-    ) -> None:
-        super().__init__(in_channels=in_channels, embedding_dim=embedding_dim)
-        _refuse_channels(in_channels, what="strings")
-        self.trunk = ByteTrunk(width_of_byte=width_of_byte, widths=widths)
-        self.projector = nn.Linear(self.trunk.num_features, embedding_dim)
-
-    def forward(self, text: Float[Tensor, "batch 1 1 bytes"]) -> Float[Tensor, "batch dim"]:
-        """Embed a batch of inputs, see `edgecmd.data.modalities.table.target_input`."""
-        embedding: Tensor = self.projector(self.trunk(text))
-        return embedding
-
-
-def _refuse_channels(num: int, *, what: str) -> None:
-    """Refuse a student of lines for inputs of several channels."""
-    if num != 1:
-        raise ConfigError(
-            f"A student of {what} takes 1 channel, not {num}; for images set student.architecture to one of"
-            " the ws-* or gn-* students."
-        )
 
 
 class DenseStudent(ConvStudent):
@@ -348,10 +316,21 @@ def dense(family: str, widths: tuple[int, int, int], *, decoder: int, text: str)
     return Architecture(build=build, text=text, family=family, dense=True)
 
 
-def strings(width_of_byte: int, widths: tuple[int, int]) -> Architecture:
+def strings(trunk: Callable[[], ByteTrunk | NgramTrunk], *, text: str, family: str) -> Architecture:
     """Row of a `TextStudent`."""
-    build = partial(TextStudent, width_of_byte=width_of_byte, widths=widths)
-    return Architecture(build=build, text="for strings", family="ws", front="bytes")
+    return Architecture(build=partial(TextStudent, trunk=trunk), text=text, family=family, front="bytes")
+
+
+def letters(width_of_byte: int, widths: tuple[int, int]) -> Architecture:
+    """Row of a student of convolutions along a string."""
+    trunk = partial(ByteTrunk, width_of_byte=width_of_byte, widths=widths)
+    return strings(trunk, text="for strings", family="ws")
+
+
+def ngrams(num_rows: int, width: int) -> Architecture:
+    """Row of a student of hashed n-grams."""
+    trunk = partial(NgramTrunk, num_rows=num_rows, width=width)
+    return strings(trunk, text="for strings, from a table of hashed n-grams", family="ngram")
 
 
 def lite(build: Callable[..., Student], *, text: str, dense: bool = False) -> Architecture:
@@ -375,8 +354,10 @@ STUDENTS: dict[str, Architecture] = {
     "plain-1m": convolutional("plain", (48, 112, 184), text=PLAIN),
     "audio-50k": convolutional("ws", (12, 24, 36), front="log-mel", text=RECORDINGS),
     "audio-200k": convolutional("ws", (24, 48, 80), front="log-mel", text=RECORDINGS),
-    "text-50k": strings(16, (56, 48)),
-    "text-200k": strings(32, (144, 120)),
+    "text-50k": letters(16, (56, 48)),
+    "text-200k": letters(32, (144, 120)),
+    "ngram-1m": ngrams(16_381, 64),
+    "ngram-4m": ngrams(65_521, 64),
     "seg-50k": dense("ws", (12, 20, 32), decoder=20, text=PLACES),
     "seg-200k": dense("ws", (24, 40, 64), decoder=48, text=PLACES),
     "lite0-s": lite(partial(LiteStudent, num_stages=5), text=PRETRAINED),
@@ -581,14 +562,18 @@ def project(
 
 
 def initialise(module: nn.Module, *, generator: torch.Generator) -> None:
-    """Draw weights of every convolution, linear layer and embedding from ``generator``; biases become 0."""
+    """Draw weights of every convolution, linear layer and embedding from ``generator``; biases become 0.
+
+    Rows of a table with more than a byte's begin small: most of them are rarely met, or never.
+    """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
         elif isinstance(layer, nn.Embedding):
-            nn.init.normal_(layer.weight, generator=generator)
+            std = min(1.0, NUM_BYTES / layer.num_embeddings)
+            nn.init.normal_(layer.weight, std=std, generator=generator)
 
 
 def num_parameters(student: Student) -> int:

@@ -10,16 +10,16 @@ from torch import nn
 from edgecmd.core.errors import ConfigError, choose
 from edgecmd.models.backbones import Pooled
 from edgecmd.models.batch_norm import KEEP, norms_of
-from edgecmd.models.convolutions import ByteTrunk
-from edgecmd.models.efficientnet import Trunk
 from edgecmd.models.students import Projected, Student
+from edgecmd.models.trunks.efficientnet import Trunk
+from edgecmd.models.trunks.strings import ByteTrunk, NgramTrunk
 
 SETTING = "student.trainable"
 ALL, LAST = "all", "last"
 TRAINABLE = {ALL: "all weights", LAST: "the last block and the projector"}
 PROJECTOR = "projector"
 # What is no more than its children in a row.
-ROWS = (Trunk, ByteTrunk, nn.Sequential, nn.ModuleList)
+ROWS = (Trunk, ByteTrunk, NgramTrunk, nn.Sequential, nn.ModuleList)
 
 
 def train_part(student: Student, which: str) -> None:

@@ -20,7 +20,6 @@ from edgecmd.data.modalities.table import input_shape, kind_of, modality_of, sou
 from edgecmd.data.pairs import PublicSource
 from edgecmd.losses.baselines import nt_xent
 from edgecmd.models.devices import place, resolve_device
-from edgecmd.models.efficientnet import EfficientNetLite0
 from edgecmd.models.projection import fit_projector
 from edgecmd.models.teacher.teachers import (
     ARCHITECTURES,
@@ -29,6 +28,7 @@ from edgecmd.models.teacher.teachers import (
     load_teacher,
     recipe_text,
 )
+from edgecmd.models.trunks.efficientnet import EfficientNetLite0
 from edgecmd.settings import PretrainConfig
 from edgecmd.training.optimise import Progress, mean_gradient, one_cycle, optimise
 

@@ -10,7 +10,7 @@ from typing import TypeGuard, cast
 import torch
 from torch import nn
 
-from edgecmd.models.convolutions import RELU_GAIN, ScaledReLU, StandardisedConv2d
+from edgecmd.models.trunks.convolutions import RELU_GAIN, ScaledReLU, StandardisedConv2d
 
 
 def fold(student: nn.Module) -> nn.Module:

@@ -9,9 +9,9 @@ from torch.nn.utils import fuse_conv_bn_eval
 from edgecmd.core.errors import DataError
 from edgecmd.data.modalities.table import source_input, target_input
 from edgecmd.datasets.build.imagenet import read_weights
-from edgecmd.models import efficientnet
-from edgecmd.models.efficientnet import EfficientNetLite0, SameConv2d, Trunk, fold, load_shipped
 from edgecmd.models.teacher.teachers import load_teacher
+from edgecmd.models.trunks import efficientnet
+from edgecmd.models.trunks.efficientnet import EfficientNetLite0, SameConv2d, Trunk, fold, load_shipped
 from tests.made_up_weights import made_up_state, plain_pooled, weight_file
 
 

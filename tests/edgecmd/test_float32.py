@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgecmd import losses
-from edgecmd.models.convolutions import RELU_GAIN, ScaledReLU, StandardisedConv2d
 from edgecmd.models.students import Student, build_student
+from edgecmd.models.trunks.convolutions import RELU_GAIN, ScaledReLU, StandardisedConv2d
 
 # Half a unit in the last place of a number near 1, and what is lost where numbers get too small.
 UNIT, TINY = 2.0**-24, 1e-36

@@ -14,7 +14,6 @@ from edgecmd.data.experiment import load_experiment
 from edgecmd.data.pairs import PublicSource, Targets
 from edgecmd.datasets.build.imagenet import PACKAGE
 from edgecmd.evaluation.metrics import fit_linear, unit_rows
-from edgecmd.models.efficientnet import NAME
 from edgecmd.models.teacher import teachers
 from edgecmd.models.teacher.teachers import (
     TEACHERS,
@@ -24,6 +23,7 @@ from edgecmd.models.teacher.teachers import (
     save_teacher,
     teacher_file,
 )
+from edgecmd.models.trunks.efficientnet import NAME
 from edgecmd.settings import DataConfig, PretrainConfig, TeacherConfig
 from edgecmd.training.pretrain import pretrain, recipe
 from tests.command_line import run

@@ -11,8 +11,8 @@ from edgecmd.core.errors import ConfigError
 from edgecmd.data.modalities.table import source_input
 from edgecmd.data.pairs import PublicSource
 from edgecmd.datasets.build.imagenet import read_weights
-from edgecmd.models.efficientnet import EfficientNetLite0
 from edgecmd.models.projection import fit_projector, principal_components
+from edgecmd.models.trunks.efficientnet import EfficientNetLite0
 from tests.made_up_weights import made_up_state, weight_file
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from edgecmd.core.errors import ConfigError
-from edgecmd.models.convolutions import RELU_GAIN, ScaledReLU, StandardisedConv2d
 from edgecmd.models.students import STUDENTS, build_student, num_parameters
+from edgecmd.models.trunks.convolutions import RELU_GAIN, ScaledReLU, StandardisedConv2d
 
 
 def make(architecture: str, seed: int = 0) -> torch.nn.Module:

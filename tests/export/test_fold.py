@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgecmd.models.convolutions import ScaledReLU, StandardisedConv2d
+from edgecmd.models.trunks.convolutions import ScaledReLU, StandardisedConv2d
 from export.graph.fold_standardised import fold, plain_convolution
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from edgecmd.core.errors import ExportError
-from edgecmd.models.convolutions import RELU_GAIN
+from edgecmd.models.trunks.convolutions import RELU_GAIN
 from export.documents.requirements import OPSET
 from export.graph.deployable import Deployable
 from export.graph.fold_standardised import fold

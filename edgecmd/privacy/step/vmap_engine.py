@@ -28,15 +28,15 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
-from edgecmd.models.convolutions import (
+from edgecmd.models.students import ConvStudent
+from edgecmd.models.trunks.convolutions import (
     Activated,
-    ByteTrunk,
     Residual,
     ScaledReLU,
     StandardisedConv2d,
     gains_in_weights,
 )
-from edgecmd.models.students import ConvStudent, TextStudent
+from edgecmd.models.trunks.strings import ByteTrunk, NgramTrunk, TextStudent
 from edgecmd.privacy.step.gradients import STRETCH, Sum, clip_factors, counting, weighted_sum
 from edgecmd.privacy.step.units import UnitLoss, Units
 
@@ -51,7 +51,7 @@ Layer = nn.Conv2d | nn.Linear
 Tensors = dict[str, Tensor]
 
 # Modules that treat each row by itself: without parameters, and with those whose gradients `_small` knows.
-STUDENTS = frozenset({ConvStudent, TextStudent, ByteTrunk})
+STUDENTS = frozenset({ConvStudent, TextStudent, ByteTrunk, NgramTrunk})
 BARE = STUDENTS | {nn.Identity, nn.ReLU, nn.Sequential, ScaledReLU, Activated, StandardisedConv2d}
 ROW_WISE = BARE | {nn.Conv2d, nn.Linear, nn.GroupNorm, nn.Embedding, Residual}
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

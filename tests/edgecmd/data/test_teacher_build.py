@@ -14,8 +14,8 @@ from edgecmd.datasets.build.imagenet import PACKAGE, WEIGHTS_MEMBER, read_weight
 from edgecmd.datasets.build.packages import fetch, read_members
 from edgecmd.datasets.build.teacher import build_imagenet_teacher, shipped_public
 from edgecmd.datasets.emoji import load_public
-from edgecmd.models.efficientnet import EfficientNetLite0
 from edgecmd.models.teacher.teachers import TEACHERS, load_teacher
+from edgecmd.models.trunks.efficientnet import EfficientNetLite0
 from tests.made_up_weights import made_up_state, weight_file, write_weights_wheel
 
 FILE = TEACHERS["imagenet"].file

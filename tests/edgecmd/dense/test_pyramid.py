@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from edgecmd.models.convolutions import Pyramid
 from edgecmd.models.students import DENSE_STRIDE, STUDENTS, Student, build_student
+from edgecmd.models.trunks.convolutions import Pyramid
 
 DENSE = [name for name, row in STUDENTS.items() if row.dense]
 

@@ -10,9 +10,10 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from edgecmd.losses import loss_of
-from edgecmd.models.convolutions import RELU_GAIN, ByteTrunk, gains_in_weights
 from edgecmd.models.devices import place
 from edgecmd.models.students import build_student
+from edgecmd.models.trunks.convolutions import RELU_GAIN, gains_in_weights
+from edgecmd.models.trunks.strings import ByteTrunk
 from edgecmd.privacy.step import vmap_engine
 from edgecmd.privacy.step.gradients import ENGINES, clipped_sum, norm
 from edgecmd.privacy.step.standardised_weights import plain_copy

@@ -1,12 +1,11 @@
 """Layers that the students of the table are built of.
 
-Shapes: B batch, C channels, H height, W width, L bytes, E numbers of a byte.
+Shapes: B batch, C channels, H height, W width.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import cast
 
 import torch
@@ -18,7 +17,6 @@ from torch.nn import functional
 RELU_GAIN = math.sqrt(2.0 / (1.0 - 1.0 / math.pi))
 RESIDUAL_SCALE = 0.5
 GROUP_SIZE = 8
-NUM_BYTES = 256
 
 
 class StandardisedConv2d(nn.Conv2d):
@@ -177,48 +175,3 @@ class Pyramid(nn.Module):
 def _twice(map_BCHW: Tensor) -> Tensor:
     """A map at twice its size; each number repeated. A scale, so that no device has to compute a size."""
     return functional.interpolate(map_BCHW, scale_factor=2.0, mode="nearest")
-
-
-class ByteTrunk(nn.Module):
-    """Strings of bytes as features: an embedding of each byte, convolutions along the string, pooling.
-
-    The first convolution is wide, and what it finds is pooled at once beside what the others make of it: most
-    of what a string says is in the few letters that it contains.
-
-    What is behind the last byte is zero after each layer, as beyond the ends of a convolution's input, so no
-    number hangs on how much padding follows a string. The convolutions are those of images, on maps of
-    height 1: whatever folds, exports or clips the gradients of those does so here.
-
-    Args:
-        width_of_byte: E.
-        widths: Channels of each stage, C1 and C2; from the first to the second the length is halved.
-    """
-
-    def __init__(self, *, width_of_byte: int, widths: tuple[int, int]) -> None:
-        super().__init__()
-        first, second = widths
-        wide, narrow = (partial(FAMILIES["ws"], size=(1, size)) for size in (5, 3))
-        self.embedding = nn.Embedding(NUM_BYTES, width_of_byte)
-        self.enter = wide(width_of_byte, first)
-        self.shorten = narrow(first, second, stride=2)
-        self.second = narrow(second, second)
-        self.num_features = 2 * (first + second)
-
-    def forward(self, text_B11L: Float[Tensor, "batch 1 1 bytes"]) -> Float[Tensor, "batch features"]:
-        """Mean and maximum over the string of both stages, (B, 2 (C1 + C2)); zero for an empty one."""
-        # Of numbers that are no bytes, as no reader gives them, those below one and NaN are padding.
-        byte_BL = text_B11L.flatten(1)
-        index = torch.where(byte_BL >= 1, byte_BL.clamp(max=NUM_BYTES - 1), 0).long()
-        real = (index > 0).to(text_B11L)[:, None, None]
-        map_BE1L = self.embedding(index).transpose(1, 2)[:, :, None] * real
-        letters = self.enter(map_BE1L) * real
-        half = real[..., ::2]
-        map_BC1L = self.shorten(letters) * half
-        map_BC1L = map_BC1L + RESIDUAL_SCALE * self.second(map_BC1L) * half
-        return torch.cat([*_mean_and_max(letters, real), *_mean_and_max(map_BC1L, half)], dim=1)
-
-
-def _mean_and_max(map_BC1L: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
-    """Over what is ``real`` of maps that are not below zero and zero elsewhere, (B, C) each."""
-    mean = map_BC1L.sum(dim=(2, 3)) / real.sum(dim=(2, 3)).clamp(min=1.0)
-    return mean, map_BC1L.amax(dim=(2, 3))
