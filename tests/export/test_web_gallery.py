@@ -3,7 +3,7 @@
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
-from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -17,11 +17,13 @@ from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import DataError, ExportError
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.data.experiment import Gallery as ThingsToFind
-from edgecmd.data.experiment import HeldOut
+from edgecmd.data.experiment import Experiment, HeldOut
 from edgecmd.data.labelled import LabelledTarget
 from edgecmd.data.modalities.utf8 import decode_strings, encode_strings
 from edgecmd.data.pairs import PairedData
+from edgecmd.run import Run
 from edgecmd.settings import DataConfig, TeacherConfig
+from edgecmd.training.task import Task
 from export.web.gallery import (
     Gallery,
     emoji_name,
@@ -97,10 +99,10 @@ def of_words(num_pictures: int | None = None) -> Gallery:
     )
     pairs = PairedData(source=images[:20], target=asked)
     held = HeldOut(pairs=pairs, labelled=LabelledTarget(target=asked, labels={}), gallery=things)
-    task = SimpleNamespace(
-        name="words", data=SimpleNamespace(test=held, test_strict=held), gallery_features=lambda _: features
-    )
-    return gallery_of_run(SimpleNamespace(task=task, seed=0), num_pictures=num_pictures)  # type: ignore[arg-type]
+    task = Mock(spec=Task, data=Mock(spec=Experiment, test=held, test_strict=held))
+    # A name is what a mock is called, so it is set apart.
+    task.name, task.gallery_features.return_value = "words", features
+    return gallery_of_run(Mock(spec=Run, task=task, seed=0), num_pictures=num_pictures)
 
 
 def test_strings_look_among_all_that_their_test_looks_among() -> None:
