@@ -16,8 +16,8 @@ from edgecmd.catalogue.data_sets import FLUENT_NOTO
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import DataError, ExportError
 from edgecmd.core.seeding import numpy_generator
-from edgecmd.data.experiment import Gallery as ThingsToFind
 from edgecmd.data.experiment import Experiment, HeldOut
+from edgecmd.data.experiment import Gallery as ThingsToFind
 from edgecmd.data.labelled import LabelledTarget
 from edgecmd.data.modalities.utf8 import decode_strings, encode_strings
 from edgecmd.data.pairs import PairedData
@@ -109,7 +109,7 @@ def test_strings_look_among_all_that_their_test_looks_among() -> None:
     gallery = of_words()
     # Each picture once, and more than a page of drawings has.
     assert len(gallery.names) == len(gallery.pictures) == 699
-    assert gallery.names[:4] == ("thing 0", "mouse", "thing 2", "rabbit")
+    assert gallery.names[:4] == ("thing 0", "mouse", "thing 2", "water buffalo")
     assert gallery.texts[:2] == ("\U0001f400", "\U0001f401")
     assert len(of_words(5).names) == len(of_words(5).texts) == 5
 
