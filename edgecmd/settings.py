@@ -295,7 +295,8 @@ class DistillConfig(Section):
     num_anchors: Annotated[int, Interval(ge=1, le=1_000_000)] = 1024
     """Public teacher features used as negatives by the anchored losses."""
     anchors: str = "public"
-    """Where anchors come from: public (images of the public set), procedural (synthetic images), random."""
+    """Where anchors come from: public (images of the public set), procedural (synthetic images), random,
+    gallery (all that can be found, where a data set says that this is public, as the emoji of words are)."""
     batch_size: Annotated[int, Interval(ge=2, le=65_536)] = 64
     """Pairs per step; a client with fewer uses all of them. With privacy per pair, sums are divided by it."""
     learning_rate: Annotated[float, Interval(ge=0, le=100)] = 1e-2

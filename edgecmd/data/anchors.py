@@ -1,7 +1,8 @@
 """Public anchors: negatives that share nothing with any pair, made from the run's seed.
 
-Three kinds: teacher features of public images, of images drawn by a procedure, and directions drawn at
-random. What they are made of comes in as an `AnchorSource`; where the images are is not known here.
+Four kinds: teacher features of public images, of all that can be found where that is public, of images drawn
+by a procedure, and directions drawn at random. What they are made of comes in as an `AnchorSource`; where the
+images are is not known here.
 
 Shapes: K anchors, M public images, D embedding dimension, R by Q places of an image.
 """
@@ -16,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from edgecmd.core.errors import choose
+from edgecmd.core.errors import ConfigError, choose
 from edgecmd.core.seeding import numpy_generator
 from edgecmd.data.modalities.row import Pictures
 from edgecmd.data.pairs import Images
@@ -38,12 +39,15 @@ class AnchorSource:
         embed: The same of other images, in memory.
         dim: D.
         side: Side of a made-up image in pixels.
+        things: Teacher features of all that can be found, as ``public``, where the data set says that this is
+            public and the same whatever pairs there are; None where it does not.
     """
 
     public: Callable[[], Examples]
     embed: Callable[[Images], np.ndarray]
     dim: Callable[[], int]
     side: int
+    things: Callable[[], Examples] | None = None
 
 
 def make_anchors(settings: DistillConfig, source: AnchorSource, *, seed: int) -> Anchors:
@@ -55,7 +59,7 @@ def make_anchors(settings: DistillConfig, source: AnchorSource, *, seed: int) ->
         seed: Of the run.
 
     Raises:
-        ConfigError: The kind is unknown.
+        ConfigError: The kind is unknown, or needs a public gallery that there is not.
 
     Guarantees:
         A function of the settings, the teacher and the public images; no pair is asked for.
@@ -70,7 +74,20 @@ def anchors_digest(anchors: Anchors) -> str:
 
 
 def _public_kind(source: AnchorSource, num: int, seed: int) -> np.ndarray:
-    features = source.public()
+    return _some_of(source.public(), num, seed)
+
+
+def _gallery_kind(source: AnchorSource, num: int, seed: int) -> np.ndarray:
+    if source.things is None:
+        raise ConfigError(
+            "distill.anchors='gallery' needs a list of things that is public, whatever pairs there are: of"
+            " the sets that ship, words has one; a device that reads its own pairs has none. Set"
+            " distill.anchors to 'public'."
+        )
+    return _some_of(source.things(), num, seed)
+
+
+def _some_of(features: Examples, num: int, seed: int) -> np.ndarray:
     return _places(features, np.sort(_drawn(features, num, seed)))
 
 
@@ -130,6 +147,7 @@ def _random_kind(source: AnchorSource, num: int, seed: int) -> np.ndarray:
 
 ANCHORS: dict[str, Callable[[AnchorSource, int, int], np.ndarray]] = {
     "public": _public_kind,
+    "gallery": _gallery_kind,
     "procedural": _procedural_kind,
     "random": _random_kind,
 }

@@ -149,6 +149,8 @@ class Experiment:
         notes: What a person should know about the files: what is not used, cut or converted.
         copies: Groups of copies among all pairs, those of training, validation and test one after the other;
             None if they were not looked for, see `all_copies`.
+        public_things: An image of each thing that can be found, where everybody has all of them and the list
+            is the same whatever pairs there are: private is which target belongs to which. None: private.
     """
 
     name: str
@@ -166,6 +168,7 @@ class Experiment:
     train_concept: Labels | None = None
     notes: tuple[str, ...] = ()
     copies: Alike | None = None
+    public_things: Images | None = None
 
     def __post_init__(self) -> None:
         for field in ("train_owner", "train_labels", "train_subgroup"):

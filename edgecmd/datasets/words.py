@@ -129,6 +129,8 @@ def load_words(config: DataConfig) -> Experiment:
         test_strict=held.get("strict", held["test"]),
         unseen=UNSEEN[config.split],
         copies=Alike(source=emoji, target=string, ties=(emoji, string)),
+        # Whoever types has all emoji on the keyboard.
+        public_things=images,
     )
 
 

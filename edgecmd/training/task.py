@@ -341,17 +341,19 @@ class Task:
             seed: Of the run.
 
         Raises:
-            ConfigError: The kind is unknown.
+            ConfigError: The kind is unknown, or the data set has no public gallery.
         """
         key = (settings.anchors, settings.num_anchors, seed)
         return self._anchors.get(key, lambda: self._make_anchors(settings, seed))
 
     def _make_anchors(self, settings: DistillConfig, seed: int) -> Anchors:
+        things = self.data.public_things
         source = AnchorSource(
             public=lambda: self.public_features,
             embed=self._anchor_features,
             dim=lambda: self.public_features.shape[1] if self.has_ready_features else self.teacher_dim,
             side=self.source_side,
+            things=None if things is None else lambda: self._of_whole_images(self._of_sources(things)),
         )
         return make_anchors(settings, source, seed=seed).to(self.device)
 

@@ -19,7 +19,7 @@ def images(num: int, size: int = 32) -> torch.Tensor:
 
 @pytest.mark.parametrize("architecture", STUDENTS)
 def test_sizes_are_what_the_names_say(architecture: str) -> None:
-    names = {"50k": 50_000, "200k": 200_000, "1m": 1_000_000, "s": 721_000, "m": 2_385_000}
+    names = {"50k": 50_000, "200k": 200_000, "1m": 1_000_000, "4m": 4_200_000, "s": 721_000, "m": 2_385_000}
     generator = torch.Generator().manual_seed(0)
     student = build_student(architecture, in_channels=1, embedding_dim=128, generator=generator)
     assert num_parameters(student) == pytest.approx(names[architecture.split("-")[-1]], rel=0.2)

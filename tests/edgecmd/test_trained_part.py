@@ -69,7 +69,9 @@ class TestWhatIsTrained:
             name for name in found.state_dict() if name.startswith((block, "projector."))
         }
 
-    @pytest.mark.parametrize("architecture", STUDENTS)
+    @pytest.mark.parametrize(
+        "architecture", [name for name, row in STUDENTS.items() if row.family != "ngram"]
+    )
     def test_each_weight_is_trained_or_fixed_and_keeps_name_place_and_value(self, architecture: str) -> None:
         whole, part = made(architecture, "all"), made(architecture)
         assert not whole.fixed

@@ -8,7 +8,7 @@ from edgecmd.audits.target import Target
 from edgecmd.core.errors import DataError
 from edgecmd.core.files import read_json
 from edgecmd.data.modalities.row import digests
-from edgecmd.data.pairs import Targets
+from edgecmd.data.pairs import Images, Targets
 
 PARTS = ("kind", "num", "sha256")
 
@@ -37,6 +37,8 @@ def anchors_findings(target: Target) -> list[Finding]:
         )
     if target.run.distill.anchors == "public":
         found.append(_overlap_of(target))
+    elif target.run.distill.anchors == "gallery":
+        found.append(_of_things(target.run.task.data.public_things))
     return found
 
 
@@ -95,6 +97,26 @@ def _overlap_of(target: Target) -> Finding:
     whole = target.run.task.data
     sources = [whole.train.source, whole.validation.pairs.source, whole.test.pairs.source]
     return overlap_finding(whole.public.images, sources)
+
+
+def _of_things(things: Images | None) -> Finding:
+    """That anchors of a gallery show what a data set says is public, which no program can judge."""
+    num = 0 if things is None else len(things)
+    return Finding(
+        level="check",
+        name="anchors: gallery",
+        attacker="code",
+        verdict=INDICATOR,
+        text=(
+            f"The anchors are of the {num} things that the data set says everybody has. Pairs are private in"
+            " which target belongs to which of them; that the list is the same whatever pairs there are is"
+            " the data set's promise, and no figure shows it."
+        ),
+        quantity="things",
+        claimed=float(num),
+        measured=float(num),
+        counts={"things": num},
+    )
 
 
 def overlap_finding(public: Targets, sources: Sequence[Targets]) -> Finding:

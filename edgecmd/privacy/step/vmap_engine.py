@@ -38,6 +38,7 @@ from edgecmd.models.trunks.convolutions import (
 )
 from edgecmd.models.trunks.strings import ByteTrunk, NgramTrunk, TextStudent
 from edgecmd.privacy.step.gradients import STRETCH, Sum, clip_factors, counting, weighted_sum
+from edgecmd.privacy.step.table_gradients import MOST_LAID_OUT, Looked
 from edgecmd.privacy.step.units import UnitLoss, Units
 
 # Units whose gradients are held at a time.
@@ -165,20 +166,28 @@ def clipped_chunk(
     """
     traces, rest = (row_traces if is_row_wise(student) else unit_traces)(student, units, loss)
     num_real = len(units) if num_real is None else num_real
-    compact = [(trace, *_doubled(trace, num_real)) for trace in traces if trace.is_compact]
-    formed = [trace for trace in traces if not trace.is_compact]
+    looked = {one.name: one.sums(num_real) for one in traces if isinstance(one, Looked)}
+    layers = [one for one in traces if isinstance(one, Trace)]
+    compact = [(trace, *_doubled(trace, num_real)) for trace in layers if trace.is_compact]
+    formed = [trace for trace in layers if not trace.is_compact]
     square_U = torch.zeros(num_real, dtype=torch.float64, device=units.images.device)
     for _, output_UOL, input_ULK in compact:
         square_U += gram_square(output_UOL, input_ULK)
+    for sums in looked.values():
+        square_U += sums.squares()
     total, factor_U = _formed_sum(formed, rest, square_U, clip=clip, num_units=len(units))
     for trace, output_UOL, input_ULK in compact:
         total[f"{trace.name}.weight"] = as_weight(
             _weighted_product(factor_U, output_UOL, input_ULK), trace.layer
         )
+    for table, sums in looked.items():
+        total[f"{table}.weight"] = sums.weighted(factor_U)
     return {name: total[name] for name, _ in student.named_parameters()}
 
 
-def unit_traces(student: nn.Module, units: Units, loss: UnitLoss) -> tuple[list[Trace], dict[str, Tensor]]:
+def unit_traces(
+    student: nn.Module, units: Units, loss: UnitLoss
+) -> tuple[list[Trace | Looked], dict[str, Tensor]]:
     """One pass of the student over a chunk.
 
     Returns:
@@ -208,7 +217,7 @@ def unit_traces(student: nn.Module, units: Units, loss: UnitLoss) -> tuple[list[
         grad(one, argnums=(0, 1), has_aux=True), in_dims=(None, None, 0, 0, 0), randomness="different"
     )
     (gradients, rest), entered = every(zero, parameters, units.images, units.teacher, units.mask)
-    traces = [
+    traces: list[Trace | Looked] = [
         Trace(name=name, layer=layer, entered=entered[name], gradient=gradients[name])
         for name, (layer, _) in layers.items()
     ]
@@ -239,8 +248,10 @@ def _is_known(module: nn.Module) -> bool:
     )
 
 
-def row_traces(student: nn.Module, units: Units, loss: UnitLoss) -> tuple[list[Trace], Tensors]:
+def row_traces(student: nn.Module, units: Units, loss: UnitLoss) -> tuple[list[Trace | Looked], Tensors]:
     """What `unit_traces` gives, of a student that `is_row_wise`, by one plain pass over all rows.
+
+    Of a large table it gives what was looked up, where `unit_traces` has whole gradients.
 
     The loss is the only thing that sees several rows, and a unit's is a function call of its own.
     """
@@ -264,11 +275,15 @@ def row_traces(student: nn.Module, units: Units, loss: UnitLoss) -> tuple[list[T
     seen = output.detach().reshape(num, rows, *output.shape[1:])
     at_output = vmap(grad(loss), randomness="different")(seen, units.teacher, units.mask)
     found = torch.autograd.grad(output, [made[name] for name in modules], at_output.flatten(0, 1))
-    traces, rest = list[Trace](), Tensors()
+    traces, rest = list[Trace | Looked](), Tensors()
     for (name, module), gradient in zip(modules.items(), found, strict=True):
         into = made[f"{name}.second"].detach() if isinstance(module, Residual) else entered[name]
         one, other = (value.view(num, rows, *value.shape[1:]) for value in (into, gradient))
         own, gain = own_parameters(module), gains.get(name, 1.0)
+        if isinstance(module, nn.Embedding) and module.num_embeddings > MOST_LAID_OUT:
+            looked = Looked(name=name, num_rows=module.num_embeddings, entered=one, gradient=other)
+            traces += [looked] if own else []
+            continue
         if isinstance(module, Layer) and "weight" in own:
             traces.append(Trace(name=name, layer=module, entered=one, gradient=other, gain=gain))
         found_small = _small(module, one, other)
