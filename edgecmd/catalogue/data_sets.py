@@ -208,7 +208,7 @@ DATA_SETS: dict[str, DataSet] = {
             " They are not what people type, and many languages share words."
         ),
         preset=Preset(
-            measured=("student.architecture=text-50k", *UNSEEN_STRINGS),
+            measured=("student.architecture=ngram-1m", *UNSEEN_STRINGS),
             compared=(*UNSEEN_STRINGS, *LANGUAGES),
             form="strings",
         ),

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from edgecmd.experiments.theory.measured import Measured
 
 PairName = Annotated[
-    str, typer.Option("--pair", help="emoji, digits, objects or rooms: the data and a suitable student.")
+    str,
+    typer.Option("--pair", help="emoji, digits, objects, rooms or words: the data and a suitable student."),
 ]
 
 

@@ -64,7 +64,7 @@ FULL_AUDIO = (
     NO_PROGRESS,
 )
 FAST_STRINGS = (
-    "student.architecture=text-50k",
+    "student.architecture=ngram-1m",
     "distill.batch_size=64",
     "federation.num_rounds=40",
     "federation.client_fraction=0.25",
@@ -73,7 +73,7 @@ FAST_STRINGS = (
     NO_PROGRESS,
 )
 FULL_STRINGS = (
-    "student.architecture=text-200k",
+    "student.architecture=ngram-4m",
     "distill.batch_size=256",
     "federation.num_rounds=200",
     "evaluate.num_draws=3",

@@ -68,6 +68,8 @@ from edgecmd.models.trunks.convolutions import FAMILIES, Pointwise, Pyramid, Res
 from edgecmd.models.trunks.efficientnet import Trunk, load_shipped
 from edgecmd.models.trunks.strings import NUM_BYTES, ByteTrunk, NgramTrunk, TextStudent
 
+# Of a table's first rows, the spread times how many there are.
+FIRST_ROWS = 16.0
 # Side of a place of a dense student in pixels of its input, and what the input's sides are multiples of.
 DENSE_STRIDE, INPUT_MULTIPLE = 4, 16
 
@@ -564,7 +566,8 @@ def project(
 def initialise(module: nn.Module, *, generator: torch.Generator) -> None:
     """Draw weights of every convolution, linear layer and embedding from ``generator``; biases become 0.
 
-    Rows of a table with more than a byte's begin small: most of them are rarely met, or never.
+    Rows of a table with more than a byte's begin next to zero: most are rarely met, or never, and what they
+    began with would stand beside what others learn.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -572,7 +575,7 @@ def initialise(module: nn.Module, *, generator: torch.Generator) -> None:
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
         elif isinstance(layer, nn.Embedding):
-            std = min(1.0, NUM_BYTES / layer.num_embeddings)
+            std = 1.0 if layer.num_embeddings <= NUM_BYTES else FIRST_ROWS / layer.num_embeddings
             nn.init.normal_(layer.weight, std=std, generator=generator)
 
 

@@ -99,7 +99,7 @@ def ngrams() -> list:
 def test_rows_of_the_table_begin_small_and_spread(name: str) -> None:
     student = build_student(name, in_channels=1, embedding_dim=4, generator=torch.Generator().manual_seed(0))
     num = student.trunk.table.num_embeddings
-    assert float(student.trunk.table.weight.detach().std()) == pytest.approx(256 / num, rel=0.05)
+    assert float(student.trunk.table.weight.detach().std()) == pytest.approx(16 / num, rel=0.05)
     # Every number up to its root divides it or none does: it is a prime.
     assert all(num % one for one in range(2, int(num**0.5) + 1))
     with pytest.raises(ConfigError, match="is one block"):

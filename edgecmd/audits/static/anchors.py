@@ -38,7 +38,7 @@ def anchors_findings(target: Target) -> list[Finding]:
     if target.run.distill.anchors == "public":
         found.append(_overlap_of(target))
     elif target.run.distill.anchors == "gallery":
-        found.append(_of_things(target.run.task.data.public_things))
+        found.append(things_finding(target.run.task.data.public_things))
     return found
 
 
@@ -99,7 +99,7 @@ def _overlap_of(target: Target) -> Finding:
     return overlap_finding(whole.public.images, sources)
 
 
-def _of_things(things: Images | None) -> Finding:
+def things_finding(things: Images | None) -> Finding:
     """That anchors of a gallery show what a data set says is public, which no program can judge."""
     num = 0 if things is None else len(things)
     return Finding(

@@ -108,7 +108,7 @@ TEXT = Modality(
     looks=(signature,),
     looks_known=same_as_one,
     degradations={"erase": erase_letters, "shuffle": shuffle_letters, "truncate": truncate},
-    cheap_student="text-50k",
+    cheap_student="ngram-1m",
     reader="strings",
     front_end="text",
 )

@@ -212,6 +212,12 @@ class TestByString:
         assert all(base is by_string.test.gallery.source for base in bases)
         assert len(by_string.test.gallery.source) == 1600
 
+    def test_the_gallery_is_public_the_same_whatever_pairs_there_are(self, by_string: Experiment) -> None:
+        other = load_experiment(config(split="concept"))
+        assert len(other.train) != len(by_string.train)
+        assert np.array_equal(other.public_things, by_string.public_things)
+        assert len(by_string.public_things) == len(by_string.train_concept.names)
+
     def test_languages_are_refused(self) -> None:
         with pytest.raises(ConfigError, match="Set data.split to 'owner'"):
             load_words(config(split="string", held_out="fi"))
