@@ -3,6 +3,7 @@
 import gc
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -20,15 +21,19 @@ from tests.shape_checks import check_types_once, next_test
 
 if TYPE_CHECKING:
     from edgecmd.config.schema import RunConfig
+    from tests.quick import KeptWorkers
 
 torch.set_num_threads(1)
 check_types_once()
+# While tests are imported there is hardly any garbage, and Python would look for it again and again.
+gc.disable()
 
 
 def pytest_collection_finish() -> None:
     """What stands now stays to the end; to look through it for garbage again and again costs a twentieth."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -57,6 +62,49 @@ def operators_listed() -> Iterator[None]:
 
     with operators_listed_once():
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def words_of_new_processes() -> Iterator[None]:
+    """Audits of a random source ask two new processes once for all tests of this one.
+
+    They import torch, and know nothing of a test.
+    """
+    from edgecmd.audits.step import random_source
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(random_source, "spawned_words", cache(random_source.spawned_words))
+        yield
+
+
+@pytest.fixture(scope="session")
+def kept_workers() -> Iterator["KeptWorkers"]:
+    """Two worker processes that outlive a run: each takes seconds to import what it needs."""
+    from tests.quick import KeptWorkers
+
+    kept = KeptWorkers(2)
+    yield kept
+    kept.end()
+
+
+@pytest.fixture
+def workers(kept_workers: "KeptWorkers", monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same two workers for all runs and studies that have any.
+
+    What a test puts on the path of Python is not on theirs, and what it puts in place of a function neither.
+    """
+
+    def kept(num: int, *, begin: object = None) -> "KeptWorkers":
+        assert num == 2
+        return kept_workers
+
+    for where in (
+        "server.local_grid",
+        "server.resident.workers",
+        "edgecmd.core.processes",
+        "edgecmd.core.jobs",
+    ):
+        monkeypatch.setattr(f"{where}.Workers", kept)
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ from torch.onnx._internal._lazy_import import onnxscript_apis
 
 from edgecmd.audits.static import checks
 from edgecmd.audits.static.sensitivity import Effort
+from edgecmd.core.processes import Workers
 from edgecmd.evaluation import finetune, supervised
 from export import bundle
 from export.graph.deployable import Deployable
@@ -25,6 +26,19 @@ from export.graph.deployable import Deployable
 FEW_STEPS = 3
 # Which paint charts, the gallery and tables of studies.
 PAINTERS = ("drawing", "pictures", "studies")
+
+
+class KeptWorkers(Workers):
+    """Workers that outlive whoever works with them, until they are ended; of a block, too."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def end(self) -> None:
+        Workers.shutdown(self)
 
 
 class Here:
@@ -54,6 +68,7 @@ class Here:
 # Two tries of each of the six kinds of neighbours, where an audit makes 96 in climbs of four: what a search
 # finds is told by its own tests. As the first lines of a child process, and the same here.
 BRIEF_CHECKS = (
+    "from edgecmd.core.machine import import_torch_quickly; import_torch_quickly();"
     "from functools import partial; from edgecmd.audits.static import checks;"
     "checks.Effort = partial(checks.Effort, num_tries=12, climb_length=2);"
 )

@@ -3,16 +3,23 @@
 A full disk, a folder that may not be written, a name that is too long, too little memory or a killed
 process is not a fault of the data and none of the program. Writers attach what they know with `at`; whoever
 tells a person turns the error into a `MachineError` with `explain`.
+
+And what makes a process of ours quick to start: `import_torch_quickly`.
 """
 
 import contextlib
 import errno
+import gc
 import importlib.util
 import os
 import shutil
 import sys
+from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from edgecmd.core.errors import MachineError
 from edgecmd.core.text import size_of
@@ -266,3 +273,44 @@ def _found(name: str) -> Path | None:
     if spec.submodule_search_locations:
         return Path(next(iter(spec.submodule_search_locations)))
     return Path(spec.origin or name)
+
+
+def import_torch_quickly() -> None:
+    """When torch is imported, no garbage is looked for meanwhile, nor in torch later.
+
+    Torch makes hundreds of thousands of objects that stay to the end. Python looks through them several times
+    during the imports, which is a third of the time that a command needs to start, and again during the work.
+
+    Only for processes that are ours as a whole: what they have when torch is imported is never collected.
+    """
+    if "torch" not in sys.modules and not any(isinstance(one, _Torch) for one in sys.meta_path):
+        sys.meta_path.insert(0, _Torch())
+
+
+class _Torch:
+    """Finds torch where it is, once, and has it executed without collections."""
+
+    def find_spec(self, fullname: str, *_: object) -> ModuleSpec | None:
+        """Asked before all other finders, which it asks in turn."""
+        if fullname != "torch":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            loader = spec.loader
+            vars(loader)["exec_module"] = lambda module: _uncollected(
+                type(loader).exec_module, loader, module
+            )
+        return spec
+
+
+def _uncollected(execute: Callable[[Any, ModuleType], object], loader: object, module: ModuleType) -> None:
+    del vars(loader)["exec_module"]
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        execute(loader, module)
+    finally:
+        gc.freeze()
+        if was_on:
+            gc.enable()

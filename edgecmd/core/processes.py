@@ -9,6 +9,7 @@ import errno
 import logging
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import warnings
@@ -17,6 +18,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
 from edgecmd.core.errors import MachineError
+from edgecmd.core.machine import import_torch_quickly
 
 Args = ParamSpec("Args")
 Piece = TypeVar("Piece")
@@ -45,7 +47,10 @@ class Workers(ProcessPoolExecutor):
         # Never a fork: a GPU that this process has begun to use works in no child of it.
         fresh = multiprocessing.get_context("spawn")
         try:
-            super().__init__(num, mp_context=fresh, initializer=_begin_worker, initargs=(begin,))
+            # As bytes: what they import is imported once the worker has begun.
+            super().__init__(
+                num, mp_context=fresh, initializer=_begin_worker, initargs=(pickle.dumps(begin),)
+            )
         except (OSError, ImportError, NotImplementedError) as error:
             raise _not_started(error) from error
 
@@ -117,7 +122,8 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin_worker(begin: Callable[[], None] | None) -> None:
+def _begin_worker(begin: bytes) -> None:
+    import_torch_quickly()
     import torch
 
     torch.set_num_threads(1)
@@ -126,8 +132,9 @@ def _begin_worker(begin: Callable[[], None] | None) -> None:
     logging.raiseExceptions = False
     logging.getLogger().addHandler(logging.NullHandler())
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    if begin is not None:
-        begin()
+    start = pickle.loads(begin)
+    if start is not None:
+        start()
 
 
 def _end_with_parent() -> None:

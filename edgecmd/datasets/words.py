@@ -142,7 +142,7 @@ def questions(rows: Rows, names: Names) -> Rows:
 def _held_out(rows: Rows, *, names: Names, images: Pictures, of_emoji: dict[str, Labels]) -> HeldOut:
     """Each string of the pairs at ``rows`` as one question; right are all emoji that these pairs have it for.
 
-    A question has a label where all of these emoji have the same.
+    A question has a label where all of these emoji have the same, and a language where one alone has it.
     """
     asked = questions(rows, names)
     place = np.searchsorted(names.string[asked], names.string[rows])
@@ -150,7 +150,11 @@ def _held_out(rows: Rows, *, names: Names, images: Pictures, of_emoji: dict[str,
     right = csr_array(cells, shape=(len(asked), len(images)))
     right.sum_duplicates()
     labels = {name: _common(one, right) for name, one in of_emoji.items()}
-    labels["language"] = Labels(values=names.language[asked], names=names.languages)
+    cells = np.ones(len(rows), dtype=bool), (place, names.language[rows])
+    spoken = csr_array(cells, shape=(len(asked), len(names.languages)))
+    spoken.sum_duplicates()
+    every = Labels(values=np.arange(len(names.languages)), names=names.languages)
+    labels["language"] = _common(every, spoken)
     pairs = PairedData(source=LazyRows((images,), names.emoji[asked]), target=names.text[asked])
     return HeldOut(
         pairs=pairs,
@@ -160,7 +164,7 @@ def _held_out(rows: Rows, *, names: Names, images: Pictures, of_emoji: dict[str,
 
 
 def _common(labels: Labels, right: csr_array) -> Labels:
-    """The label that all right emoji of a question have, else none."""
+    """The label that all things of a row of ``right`` have, else none."""
     of_right = labels.values[right.indices]
     lowest, highest = (one.reduceat(of_right, right.indptr[:-1]) for one in (np.minimum, np.maximum))
     return Labels(values=np.where(lowest == highest, lowest, UNLABELLED), names=labels.names)

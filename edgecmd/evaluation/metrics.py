@@ -10,17 +10,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import permutations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from scipy.sparse import csr_array
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
-from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
 from edgecmd.core.errors import DataError
@@ -36,6 +31,10 @@ from edgecmd.evaluation.right_things import RECALL_AT, by_thing, rank_of_right, 
 from edgecmd.models.devices import device_of
 from edgecmd.models.teacher.place_features import pool_places
 from edgecmd.models.trial import running_student
+
+# Scikit-learn is imported where something is fitted: a run that does not evaluate starts without it.
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 # The first axis is anonymous: pool and test of a probe differ in length.
 Embedding = Float[np.ndarray, "_ dim"]
@@ -408,6 +407,8 @@ def knn_predict(
     pool: Embedding, labels: Int[np.ndarray, " drawn"], test: Embedding, num_neighbours: int
 ) -> Int[np.ndarray, " num"]:
     """Classes by the nearest labelled embeddings (scikit-learn, cosine through unit vectors)."""
+    from sklearn.neighbors import KNeighborsClassifier
+
     model = KNeighborsClassifier(n_neighbors=min(num_neighbours, len(pool)), weights="distance")
     return np.asarray(_fitted(model, pool, labels).predict(test))
 
@@ -422,8 +423,10 @@ def linear_predict(
     return np.asarray(fit_linear(pool, labels).predict(test))
 
 
-def fit_linear(pool: Embedding, labels: Int[np.ndarray, " drawn"]) -> LogisticRegression:
+def fit_linear(pool: Embedding, labels: Int[np.ndarray, " drawn"]) -> "LogisticRegression":
     """Multinomial logistic regression with the settings that every probe and exported head uses."""
+    from sklearn.linear_model import LogisticRegression
+
     return _fitted(LogisticRegression(C=10.0, max_iter=2000), pool, labels)
 
 
@@ -457,7 +460,7 @@ def linear_head(
 
 
 def class_rows(
-    fitted: LogisticRegression,
+    fitted: "LogisticRegression",
 ) -> tuple[Float[np.ndarray, "classes dim"], Float[np.ndarray, " classes"]]:
     """Weight and bias of a regression, a row per class; fitted to two classes it has the second's alone."""
     weight, bias = fitted.coef_, fitted.intercept_
@@ -539,6 +542,10 @@ def clustering(embedding: Embedding, labels: Labels, *, seed: int) -> dict[str, 
     num_clusters = len(np.unique(classes))
     if num_clusters < 2 or len(classes) < 2 * num_clusters:
         return {}
+    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
+
     state = int(seed_sequence(seed, "clusters").generate_state(1)[0])
     with warnings.catch_warnings():
         # Equal embeddings make fewer clusters than classes, which the score shows.

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.sparse import csr_array
-from scipy.stats import hypergeom
 
 RECALL_AT = (1, 5, 10)
 
@@ -54,5 +53,7 @@ def chance(
     Returns:
         ``{"recall@1": share, ...}``: ``1 - C(T - r, k) / C(T, k)``, the mean over the targets.
     """
+    from scipy.stats import hypergeom
+
     drawn = {at: hypergeom.pmf(0, num_things, num_right, min(at, num_things)) for at in ranks}
     return {f"recall@{at}": float(np.mean(1.0 - missed)) for at, missed in drawn.items()}

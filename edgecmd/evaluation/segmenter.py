@@ -13,8 +13,6 @@ from typing import cast
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -116,6 +114,9 @@ def fit_probe(student: Student | TeacherPlaces, drawn: Drawn, *, generator: np.r
     weight = torch.zeros(drawn.num_classes, rows.shape[1])
     bias = torch.full((drawn.num_classes,), -20.0)
     if len(found) > 1:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+
         with warnings.catch_warnings():
             # The last digits of a start for fine-tuning are not worth the time.
             warnings.filterwarnings("ignore", category=ConvergenceWarning)

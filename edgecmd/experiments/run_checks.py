@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from edgecmd.config.assemble import Assembly, device_for
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import ConfigError, DataError, EdgecmdError
-from edgecmd.settings import DataConfig
+from edgecmd.settings import DataConfig, ExportConfig
 
 if TYPE_CHECKING:
     from edgecmd.data.experiment import Experiment
@@ -105,7 +105,9 @@ def _teacher(config: RunConfig, assembly: Assembly) -> None:
 
 
 def _export(config: RunConfig, _: Assembly) -> None:
-    """Names and folders that the export would refuse after the training."""
+    """Names and folders that the export would refuse after the training; it takes its own defaults."""
+    if config.export == ExportConfig():
+        return
     from edgecmd.core.errors import choose
     from export.graph.fold_norm import folded_architecture
     from export.profiles.calibration import KINDS
@@ -179,10 +181,10 @@ def _told_apart(config: RunConfig, assembly: Assembly) -> None:
 
 def _prototypes(config: RunConfig, assembly: Assembly) -> None:
     """Images of `export.prototypes` can be read as the exported student reads them."""
-    from export.documents.prototypes import read_examples
-    from export.from_run import spec_of
-
     if config.export.prototypes:
+        from export.documents.prototypes import read_examples
+        from export.from_run import spec_of
+
         student, architecture = assembly.run(config).new_student(), config.student.architecture
         spec = spec_of(
             assembly.task(config), student, architecture=architecture, license=config.export.license
@@ -191,7 +193,9 @@ def _prototypes(config: RunConfig, assembly: Assembly) -> None:
 
 
 def _calibration(config: RunConfig, assembly: Assembly) -> None:
-    """Ranges can be taken from something, where a profile of the export needs them."""
+    """Ranges can be taken from something, where a profile of the export needs them; the default does not."""
+    if config.export.profiles == ExportConfig().profiles:
+        return
     from export.profiles.calibration import calibration_of
     from export.profiles.table import choose_profiles, need_calibration
 

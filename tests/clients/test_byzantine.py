@@ -181,6 +181,7 @@ def test_attackers_follow_from_the_seed_and_fewer_are_some_of_more(pairs: Path, 
     assert sets[2] != set(draw_attackers(run_of(replace(config, seed=1)), num=6))
 
 
+@pytest.mark.usefixtures("workers")
 def test_an_attack_gives_equal_bytes_on_two_workers(pairs: Path, tmp_path: Path) -> None:
     """And other ones than without it; the run that attackers work on shares data with the honest one."""
     found = {}

@@ -25,9 +25,14 @@ def in_batch(student, teacher, anchors, temperature=0.1):
 # `audit faults`. It draws from its 400,000 sources once for all audits of the same, sound source, tosses the
 # coins of a step once for all audits of sound coins from that source, and takes fewer steps of clients with
 # few pairs, whose coins no planted fault treats otherwise. Where `few` is true it plants a fault of the step
-# for each level, and audits it by two tries of each of the six kinds of neighbours, where a user has four.
+# for each level, audits it by two tries of each of the six kinds of neighbours, where a user has four, draws
+# from fewer sources, and leaves out the many runs of both arms, which `test_many_runs` makes and judges.
 FAULTS = """
 from dataclasses import replace
+
+from edgecmd.core.machine import import_torch_quickly
+
+import_torch_quickly()
 
 from edgecmd.audits.step import checks, random_source, sampling_coins
 from edgecmd.cli import main
@@ -53,6 +58,7 @@ def fewer(*runs, **audits):
 
 if few:
     every_level.audit_level, every_level.step_faults = briefly, fewer
+    every_level.run_faults, random_source.NUM_FRESH = lambda folder: [], 1000
 
 
 def once(call, key, is_sound):
@@ -164,7 +170,7 @@ def test_own_code(words: list[str], code: int, text: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("few", "levels"),
     [
-        (True, ["check"] * 7 + ["step"] * 2 + ["many-runs"]),
+        (True, ["check"] * 7 + ["step"] * 2),
         pytest.param(False, ["check"] * 11 + ["step"] * 10 + ["many-runs"], marks=pytest.mark.slow),
     ],
 )
@@ -194,4 +200,4 @@ def test_every_planted_fault_is_caught_and_every_twin_passes(
         assert low < measured[name] <= high, name
     assert {"ledger that forgets rounds", "a forgotten round"} <= set(measured)
     leak = found[-1]["caught"]
-    assert leak["measured"] > leak["claimed"] > 0.9
+    assert few or leak["measured"] > leak["claimed"] > 0.9

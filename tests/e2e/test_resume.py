@@ -15,7 +15,7 @@ from edgecmd.config.assemble import start_run
 from edgecmd.config.provenance import Provenance, write_provenance
 from edgecmd.core.events import read_events
 from server.loop import RoundReport
-from tests.command_line import run, take_interrupts
+from tests.command_line import edgecmd, run, take_interrupts
 from tests.tiny_federation import run_of, settings_of, simulate, tiny_config
 
 ROOT = Path(__file__).parents[2]
@@ -110,10 +110,9 @@ def test_killed_twice_and_interrupted_once(pairs: Path, tmp_path: Path) -> None:
     assert "Stopped. Finished work is saved" in err
     assert "Traceback" not in err
 
-    process = start("resume", str(folder))
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    assert "Student: " in out
+    done = edgecmd("resume", str(folder), folder=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "Student: " in done.stdout
     assert (folder / "student.safetensors").read_bytes() == expected
     assert rounds_logged(folder) == list(range(1, NUM_ROUNDS + 1))
     assert all(json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines())

@@ -125,6 +125,7 @@ def test_compare_tells_miou_of_scratch_and_student(
     assert {"miou_50", "miou_probe_50"} <= set(told["cmc"])
 
 
+@pytest.mark.usefixtures("workers")
 def test_the_result_does_not_depend_on_the_number_of_workers(
     finished: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

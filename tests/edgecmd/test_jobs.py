@@ -56,6 +56,7 @@ def test_what_fails_leaves_no_file(tmp_path: Path) -> None:
     assert not piece.path.exists()
 
 
+@pytest.mark.usefixtures("workers")
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_results_stand_in_the_order_of_the_pieces(tmp_path: Path, num_processes: int) -> None:
     work, seen = pieces(tmp_path), list[int]()

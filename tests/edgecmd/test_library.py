@@ -107,7 +107,9 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 def test_import_is_light_and_offers_the_public_names() -> None:
     code = (
         "import sys; import edgecmd as ec; assert not {'torch', 'numpy'} & set(sys.modules), 'heavy';"
-        "missing = [name for name in ec.__all__ if not hasattr(ec, name)]; assert missing == [], missing"
+        "missing = [name for name in ec.__all__ if not hasattr(ec, name)]; assert missing == [], missing;"
+        "more = {'sklearn', 'scipy.stats', 'matplotlib', 'flwr'} & set(sys.modules);"
+        "assert not more, more"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=1200)
     with pytest.raises(AttributeError, match="It offers: Pairs"):

@@ -16,6 +16,7 @@ from edgecmd.experiments.run_plan import at_once_rows
 from edgecmd.run import Run
 from edgecmd.training.averaging import to_arrays
 from edgecmd.training.task import Holding, Task
+from server.loop import RoundReport
 from server.resident.groups import groups_of
 from server.resident.rounds import ResidentRounds
 from tests.tiny_federation import run_of, simulate, tiny_config
@@ -125,7 +126,9 @@ def outcome(config: RunConfig, **options: object) -> tuple[bytes, list[dict[str,
     return (folder / "student.safetensors").read_bytes(), rounds
 
 
-def test_workers_change_no_byte_and_a_dropped_client_is_told_as_ever(pairs: Path, tmp_path: Path) -> None:
+def test_workers_change_no_byte_and_a_dropped_client_is_told_as_ever(
+    pairs: Path, tmp_path: Path, workers: None
+) -> None:
     """Of four clients one fails by a drill in the second round; their state is kept from round to round."""
 
     def fault(round_index: int, node: int) -> Exception | None:
@@ -141,6 +144,28 @@ def test_workers_change_no_byte_and_a_dropped_client_is_told_as_ever(pairs: Path
     assert [event["at_once"] for event in rounds] == [4, 3]
     assert [event["loss"] for event in rounds] == [event["loss"] for event in again]
     assert rounds[1]["rejected"] == [{"node": 101, "reason": "OSError: drill"}]
+
+
+class Stopped(Exception):
+    """Stands for whatever ends a process between two rounds."""
+
+
+def test_a_run_that_is_stopped_goes_on_to_the_bytes_of_a_calm_one(pairs: Path, tmp_path: Path) -> None:
+    """Weights and optimisers of clients and server: after the first round all come from the run folder."""
+    more = ("federation.num_rounds=3", "distill.keep_optimizer=true", 'federation.strategy="fedadam"')
+    calm, stopped = (tiny_config(pairs, tmp_path / way, *SMALL, *more) for way in ("calm", "stopped"))
+    expected, rounds = outcome(calm)
+
+    def stop(_: RoundReport) -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        simulate(stopped, report=stop)
+    assert not (run_folder(stopped) / "student.safetensors").exists()
+    found, again = outcome(stopped)
+    assert found == expected
+    assert [one["at_once"] for one in again] == [one["at_once"] for one in rounds] == [4, 4, 4]
+    assert [one["loss"] for one in again] == [one["loss"] for one in rounds]
 
 
 def test_losses_are_those_of_clients_one_by_one(pairs: Path, tmp_path: Path) -> None:

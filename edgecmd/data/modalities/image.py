@@ -6,7 +6,6 @@ Shapes: N examples, B batch, H height, W width, C channels, S side, P pixels aft
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
-from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from edgecmd.core.text import counted
@@ -163,6 +162,8 @@ def blur(target: Stored, level: float, _: np.random.Generator) -> Stored:
     ``side * LEAST_BLUR ** (1 - level) * LARGEST_BLUR ** level`` pixels: equal steps of the level are
     equal factors, so that no level leaves the image as it is and the last hardly more than its mean.
     """
+    from scipy.ndimage import gaussian_filter
+
     sigma = target.shape[1] * LEAST_BLUR ** (1.0 - level) * LARGEST_BLUR**level
     smooth: np.ndarray = gaussian_filter(target.astype(np.float32), (0, sigma, sigma, 0))
     return np.asarray(np.rint(smooth).astype(target.dtype))

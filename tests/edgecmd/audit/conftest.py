@@ -1,15 +1,12 @@
 """Finished tiny runs that the tests of the audits share; each test alters a copy."""
 
-import contextlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from edgecmd.audits.step import sampling_coins
-from edgecmd.core import processes
-from edgecmd.core.processes import Workers
 from tests.tiny_federation import simulate, tiny_config, write_pairs
 
 PRIVATE = ("privacy.mechanism=anchors", "privacy.sampling_rate=0.2")
@@ -38,23 +35,6 @@ def runs(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str
 def copied(runs: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
     """A copy of a finished run that a test may alter."""
     return lambda mechanism: Path(shutil.copytree(runs(mechanism), tmp_path / "copy"))
-
-
-@pytest.fixture(scope="session")
-def started_workers() -> Iterator[Workers]:
-    with Workers(2) as pool:
-        yield pool
-
-
-@pytest.fixture
-def two_workers(started_workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pools of two processes are the same two for all tests, so that each imports torch once."""
-
-    def pool(num: int) -> contextlib.AbstractContextManager[Workers]:
-        assert num == 2
-        return contextlib.nullcontext(started_workers)
-
-    monkeypatch.setattr(processes, "Workers", pool)
 
 
 @pytest.fixture

@@ -181,7 +181,7 @@ def trial_of(config: RunConfig, *, jobs: int, ticks: list[tuple[int, int]]) -> T
     )
 
 
-@pytest.mark.usefixtures("two_workers")
+@pytest.mark.usefixtures("workers")
 def test_a_trial_does_not_depend_on_the_number_of_processes(config: RunConfig) -> None:
     ticks: list[tuple[int, int]] = []
     one, two = (trial_of(config, jobs=jobs, ticks=ticks) for jobs in (1, 2))

@@ -131,7 +131,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.usefixtures("two_workers", "unchecked_shapes")
+@pytest.mark.usefixtures("workers", "unchecked_shapes")
 def test_number_of_jobs_and_interruptions_change_nothing(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
 

@@ -249,7 +249,7 @@ def scores_of(config: RunConfig, folder: Path, *, jobs: int, recipe: ShadowRecip
     return shadow_scores(run_of(config), "concepts", recipe, jobs=jobs, folder=folder, tick=lambda *_: None)
 
 
-@pytest.mark.usefixtures("two_workers")
+@pytest.mark.usefixtures("workers")
 def test_shadows_do_not_depend_on_the_number_of_processes(config: RunConfig, tmp_path: Path) -> None:
     one, two = (scores_of(config, tmp_path / str(jobs), jobs=jobs) for jobs in (1, 2))
     assert one.scores.tobytes() == two.scores.tobytes()
