@@ -57,7 +57,9 @@ class DataSet:
         teacher: The teacher where none is named; empty: one that was built beside the set.
         source_side: Side of a source image in pixels where it is not ``data.image_size``.
         pictures: What its source images are: `DRAWN`, `ANYTHING` or `OTHERWISE`.
-        shows_pairs: Whether a web page may carry images of its test pairs: they ship, and are no person's.
+        credit: Who made its images, a line on each web page that carries test pairs, which ship and are no
+            person's; empty: no page carries any.
+        notices: Files that ship with edgecmd and hold the licences of what such a page carries.
         limits: A sentence of the report on what numbers on this set do not say.
         preset: What ``--pair`` stands for; None: the set has none.
     """
@@ -76,7 +78,8 @@ class DataSet:
     teacher: str = DEFAULT_TEACHER
     source_side: int = 0
     pictures: str = OTHERWISE
-    shows_pairs: bool = False
+    credit: str = ""
+    notices: tuple[str, ...] = ()
     limits: str = ""
     preset: Preset | None = None
 
@@ -91,6 +94,10 @@ NEW_SPEAKER = ("data.held_out=jackson", "data.labels_from=jackson")
 UNSEEN_STRINGS = ("data.split=string", "data.val_fraction=0.02", "data.test_fraction=0.05")
 LANGUAGES = ("federation.num_clients=28", "federation.partition=owner")
 AT_PATH = "edgecmd.datasets.on_disk.load:load_layout"
+FLUENT_NOTO = (
+    "Pictures: Fluent Emoji, Copyright (c) Microsoft Corporation, MIT licence; Noto Emoji, Copyright 2013"
+    " Google, Inc., Apache License 2.0. Made smaller."
+)
 
 
 DATA_SETS: dict[str, DataSet] = {
@@ -102,7 +109,8 @@ DATA_SETS: dict[str, DataSet] = {
         provenance="drawn twice by the same house's artists; public source: pictures of other houses",
         attribution="NOTICE in the package folder edgecmd/datasets/files",
         pictures=DRAWN,
-        shows_pairs=True,
+        credit=FLUENT_NOTO,
+        notices=("NOTICE",),
         limits=(
             "The pairs are icons: colour pictures of emoji and line drawings of the same emoji, both made by"
             " the artists of one house. They are neither photographs nor free-hand sketches, and numbers on"
@@ -193,6 +201,8 @@ DATA_SETS: dict[str, DataSet] = {
         attribution="NOTICE-words and NOTICE in the package folder edgecmd/datasets/files",
         teacher="imagenet",
         pictures=DRAWN,
+        credit=f"{FLUENT_NOTO} Names: Unicode CLDR, Copyright (c) Unicode, Inc., Unicode License V3.",
+        notices=("NOTICE", "NOTICE-words"),
         limits=(
             "The strings are the names and search words that people wrote for emoji, language by language."
             " They are not what people type, and many languages share words."

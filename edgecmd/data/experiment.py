@@ -31,11 +31,13 @@ class Gallery:
         source: An image of each thing, (M, H, W, 3).
         right: Which things are right for each example, bool, (N, M), sparse; at least one for each.
         names: Name of each thing, the same in every set that shows it; empty if unknown.
+        titles: What people call each thing, empty where that is not known; none at all if of no thing.
     """
 
     source: Images
     right: csr_array
     names: tuple[str, ...] = ()
+    titles: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.right.shape[1] != len(self.source) or self.right.dtype != np.bool_:
@@ -43,8 +45,10 @@ class Gallery:
                 f"Gallery.right has shape={self.right.shape} and dtype={self.right.dtype}; allowed is bool,"
                 f" with a column for each of {len(self.source)} sources."
             )
-        if self.names and len(self.names) != len(self.source):
-            raise DataError(f"Gallery.names has {len(self.names)} names for {len(self.source)} sources.")
+        for field in ("names", "titles"):
+            given = getattr(self, field)
+            if given and len(given) != len(self.source):
+                raise DataError(f"Gallery.{field} has {len(given)} entries for {len(self.source)} sources.")
         if not (np.diff(self.right.indptr) > 0).all():
             raise DataError("Gallery.right has examples for which nothing is right. Leave them out.")
 

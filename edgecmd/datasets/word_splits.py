@@ -29,6 +29,7 @@ class Names:
         keys: Each string without case, (S,).
         languages: Their names, such as ``es-mx``.
         concepts: Code points of the emoji.
+        titles: Label of each emoji in English, whole; empty where it has none.
     """
 
     language: Int[np.ndarray, " num"]
@@ -39,6 +40,7 @@ class Names:
     keys: tuple[str, ...]
     languages: tuple[str, ...]
     concepts: tuple[str, ...]
+    titles: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.emoji)

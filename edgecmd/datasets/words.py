@@ -44,6 +44,7 @@ from edgecmd.datasets.word_splits import SPLITS, UNSEEN, Names
 from edgecmd.settings import DataConfig
 
 NAME, KIND = "words", "real"
+TITLES_IN = "en"
 WORDS_FILE, NOTICE_FILE = "words.npz", "NOTICE-words"
 CONTENT_SHA256 = "da1852b1a3c2ccf38c6157644384842562da2bd84486a8ddf7f4e6f6c200db93"
 
@@ -65,6 +66,8 @@ def read_names(*, num_bytes: int) -> Names:
     spelt, spelling = np.unique(arrays["text"].tobytes().decode().split("\n"), return_inverse=True)
     text = encode_strings(spelt.tolist(), num_bytes)
     keys, key = np.unique([folded(one) for one in decode_strings(text)], return_inverse=True)
+    labels = arrays["is_label"] & (arrays["languages"][arrays["language"]] == TITLES_IN)
+    titles = dict(zip(arrays["emoji"][labels].tolist(), spelt[spelling[labels]].tolist(), strict=True))
     return Names(
         language=arrays["language"].astype(np.int64),
         emoji=arrays["emoji"].astype(np.int64),
@@ -74,6 +77,7 @@ def read_names(*, num_bytes: int) -> Names:
         keys=tuple(keys.tolist()),
         languages=tuple(arrays["languages"].tolist()),
         concepts=tuple(arrays["concept"].tolist()),
+        titles=tuple(titles.get(code, "") for code in range(len(arrays["concept"]))),
     )
 
 
@@ -155,7 +159,7 @@ def _held_out(rows: Rows, *, names: Names, images: Pictures, of_emoji: dict[str,
     return HeldOut(
         pairs=pairs,
         labelled=LabelledTarget(target=pairs.target, labels=labels),
-        gallery=Gallery(source=images, right=right, names=names.concepts),
+        gallery=Gallery(source=images, right=right, names=names.concepts, titles=names.titles),
     )
 
 

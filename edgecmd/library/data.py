@@ -5,7 +5,7 @@ Shapes: N examples, H height, W width, C channels of the target modality, T samp
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,6 +94,37 @@ class Pairs:
     def data(self) -> PairedData:
         """Both halves as a client holds them."""
         return PairedData(source=self.source, target=self.target)
+
+    def take(self, rows: Sequence[int] | Sequence[bool] | np.ndarray) -> "Pairs":
+        """Some of the pairs, such as those of one owner; what is on the disk stays there.
+
+        Args:
+            rows: Their numbers, in the order wanted, or for each pair whether it is taken.
+
+        Raises:
+            DataError: There is no such row, or fewer than 2 are taken.
+
+        Examples:
+            >>> noise = np.random.default_rng(0)
+            >>> source = noise.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+            >>> pairs = Pairs(source=source, target=source[..., :1], owner=["ann"] * 3 + ["bob"] * 3)
+            >>> pairs.take(np.array(pairs.owner) == "bob").owner
+            ('bob', 'bob', 'bob')
+        """
+        try:
+            taken = np.arange(len(self))[np.asarray(rows)]
+        except IndexError as error:
+            raise DataError(f"rows do not suit {len(self)} pairs: {error}.") from error
+        if taken.ndim != 1:
+            raise DataError(f"rows has shape={np.shape(rows)}; allowed is a list of numbers or of bool.")
+        part = self.data.take(taken)
+        return replace(
+            self,
+            source=part.source,
+            target=part.target,
+            ids=[self.ids[row] for row in taken] if self.ids else (),
+            owner=[self.owner[row] for row in taken] if self.owner else (),
+        )
 
     @classmethod
     def from_folder(

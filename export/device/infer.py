@@ -17,6 +17,7 @@ As a script::
     python infer.py BUNDLE "dog" "a cat"        # of a student of strings: each word is one; never a file
     python infer.py BUNDLE --lines strings.txt  # the same, one a line, UTF-8; --lines - is the standard input
     python infer.py BUNDLE --check                              # does this machine compute what it should?
+    python infer.py "dog"                       # where infer.py lies in a bundle, BUNDLE may be left out
 
 As a module::
 
@@ -104,7 +105,11 @@ class _Parser(argparse.ArgumentParser):
 
 def _arguments(argv: Sequence[str] | None, *, prog: str) -> argparse.Namespace:
     parser = _Parser(prog=prog, description="Embed or classify pictures with an exported edgecmd student.")
-    parser.add_argument("model", type=Path, help="a bundle folder or a student.onnx")
+    parser.add_argument(
+        "model",
+        nargs="?",
+        help="a bundle folder or a student.onnx; may be left out of the infer.py of a bundle",
+    )
     parser.add_argument(
         "images",
         nargs="*",
@@ -140,9 +145,13 @@ def _arguments(argv: Sequence[str] | None, *, prog: str) -> argparse.Namespace:
     parser.add_argument("--masks", type=Path, help="folder for <name>.mask.png, of a dense student")
     parser.add_argument("--check", action="store_true", help="compare with the bundle's golden values")
     arguments = parser.parse_intermixed_args(argv)
+    _settle_model(arguments, parser)
     made = (arguments.check, arguments.save_prototypes, arguments.calibrate, arguments.classes)
     if not arguments.images and arguments.lines is None and not any(made):
-        parser.error("give at least one image, folder or string, or --check")
+        parser.error(
+            f"{printable(str(arguments.model))} is taken for the bundle; give at least one image, folder or"
+            " string behind it, or --check"
+        )
     if arguments.batch is None:
         arguments.batch = 1 if arguments.raw else FILES_TOGETHER
     for name, least in (("batch", 1), ("threads", 1), ("readers", 0)):
@@ -151,6 +160,46 @@ def _arguments(argv: Sequence[str] | None, *, prog: str) -> argparse.Namespace:
     if [*arguments.images, arguments.lines].count(STDIN) > 1:
         parser.error("- is given twice, and the standard input is read once")
     return arguments
+
+
+def _settle_model(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Find the bundle: the first word, or this file's folder where that word is none; then all are inputs.
+
+    A first word that may be the path of a bundle that is not there is refused, not answered.
+    """
+    own, word = _own_bundle(), arguments.model
+    if word is None and own is None:
+        parser.error("give a bundle or its student.onnx first")
+    is_input = word is not None and own is not None and not _names_model(word)
+    if is_input and ("/" in word or "\\" in word) and not _is_there(word):
+        name = printable(word)
+        parser.error(
+            f"{name} is neither a bundle nor a file that is there. If it is an input, put the bundle before"
+            f" it: {parser.prog} {printable(str(own))} {name}"
+        )
+    arguments.images = [word, *arguments.images] if is_input else arguments.images
+    arguments.model = own if word is None or is_input else Path(word)
+
+
+def _own_bundle() -> Path | None:
+    """The folder that this file lies in, where it is a bundle."""
+    file = globals().get("__file__")
+    folder = Path(file).parent if file else None
+    return folder if folder is not None and _names_model(str(folder)) else None
+
+
+def _names_model(word: str) -> bool:
+    """Whether it is a folder that holds a student, or the name of an .onnx file, there or not."""
+    is_folder = _is_there(word) and Path(word).is_dir()
+    return any(Path(word).glob("student*.onnx")) if is_folder else word.endswith(".onnx")
+
+
+def _is_there(word: str) -> bool:
+    """Whether it is the path of something; a long string is none."""
+    try:
+        return bool(word) and kind_of(Path(word)) != ""
+    except InferError:
+        return False
 
 
 def _prepare(arguments: argparse.Namespace) -> Student:

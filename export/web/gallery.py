@@ -14,12 +14,13 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from edgecmd.catalogue.data_files import shipped_file
-from edgecmd.catalogue.data_sets import DATA_SETS
+from edgecmd.catalogue.data_sets import DATA_SETS, DataSet
 from edgecmd.core.errors import DataError, ExportError
 from edgecmd.core.seeding import numpy_generator
+from edgecmd.data.experiment import HeldOut
 from edgecmd.data.modalities.row import Pictures
 from edgecmd.data.modalities.table import kind_of, modality_of
-from edgecmd.data.pairs import PublicSource, Targets
+from edgecmd.data.pairs import Images, PublicSource, Targets
 from edgecmd.data.user_files.images import SUFFIXES, read_image, to_rgb, to_square
 from edgecmd.datasets.emoji import load_public
 from edgecmd.evaluation.metrics import unit_rows
@@ -70,10 +71,8 @@ NEWER_LETTERS = {
     0x1FAF8: "rightwards pushing hand",
 }
 JOINERS = "\u200d\ufe0f"
-FLUENT_NOTO = (
-    "Pictures: Fluent Emoji, Copyright (c) Microsoft Corporation, MIT licence; Noto Emoji, Copyright 2013"
-    " Google, Inc., Apache License 2.0. Made smaller."
-)
+# Behind a letter it asks for a picture, where a plain sign may be shown as well; such letters come first.
+AS_PICTURE, FIRST_PICTURE, KEYCAP = "\ufe0f", 0x1F000, "\u20e3"
 TWEMOJI_FXEMOJI = (
     "Pictures: Twemoji, Copyright Twitter, Inc and other contributors, CC BY 4.0; FxEmoji, Copyright 2015"
     " Mozilla Foundation, Apache License 2.0 and CC BY 4.0. Made smaller."
@@ -90,6 +89,7 @@ class Gallery:
         embedding: Unit rows in the teacher's space, (N, D).
         credit: One line that names authors and licence of the images.
         notice: Whole text of the licences; empty where there is none.
+        texts: What a click on each image copies, (N,); empty where there is nothing to copy.
         examples: Drawings to begin with, uint8, (E, R, R, 1), R the side that the student takes; or strings,
             (E, L).
         example_names: Their names, (E,).
@@ -105,6 +105,7 @@ class Gallery:
     embedding: Float[np.ndarray, "num dim"]
     credit: str
     notice: str = ""
+    texts: tuple[str, ...] = ()
     examples: Targets | None = None
     example_names: tuple[str, ...] = ()
     strangers: Targets | None = None
@@ -116,27 +117,30 @@ class Gallery:
                 f"A gallery needs one name, image and embedding for each entry; given were {counts}, at"
                 " least 1."
             )
+        if self.texts and len(self.texts) != counts[0]:
+            raise ExportError(f"A gallery of {counts[0]} images has {len(self.texts)} texts to copy.")
 
 
-def gallery_of_run(run: Run, *, num_pictures: int = NUM_PICTURES) -> Gallery:
+def gallery_of_run(run: Run, *, num_pictures: int | None = None) -> Gallery:
     """The images that a page of this run may carry.
 
-    The built-in set: the images of its test concepts, which the student never saw, and some of their
-    drawings to begin with. A user's own set: its **public** images.
+    A built-in set whose licences allow it: the images that its test looks among, and some of the test's
+    targets to begin with, which the student never saw. Any other set: its **public** images.
 
     Args:
         run: The run.
-        num_pictures: At most so many are taken, drawn by the run's seed.
+        num_pictures: At most so many are taken, drawn by the run's seed. None: all that a test with a
+            gallery of its own looks among, else `NUM_PICTURES`.
 
     Guarantees:
         Of a user's own pairs, nothing is returned: no image, no name and no embedding.
     """
     task, row = run.task, DATA_SETS.get(run.task.name)
-    if row is not None and row.shows_pairs:
-        return _built_in(task, seed=run.seed, num_pictures=num_pictures)
+    if row is not None and row.credit:
+        return _built_in(task, row, seed=run.seed, num_pictures=num_pictures)
     public = task.data.public
     pictures = public.pictures(use="A gallery")
-    rows = _draw(len(public), num_pictures, seed=run.seed)
+    rows = _draw(len(public), num_pictures or NUM_PICTURES, seed=run.seed)
     built_in = _is_built_in(public)
     names = [public.keys[row] for row in rows]
     return Gallery(
@@ -144,7 +148,7 @@ def gallery_of_run(run: Run, *, num_pictures: int = NUM_PICTURES) -> Gallery:
         pictures=pictures[rows],
         embedding=unit_rows(task.public_features[rows]),
         credit=TWEMOJI_FXEMOJI if built_in else "Pictures: the public set of this run.",
-        notice=_notice() if built_in else "",
+        notice=_notice("NOTICE") if built_in else "",
         strangers=_public_strangers(run),
     )
 
@@ -204,24 +208,48 @@ def _rgb(picture: np.ndarray) -> Pictures:
     return to_rgb(picture.reshape(1, *picture.shape[:2], -1))
 
 
-def _built_in(task: Task, *, seed: int, num_pictures: int) -> Gallery:
+def _built_in(task: Task, row: DataSet, *, seed: int, num_pictures: int | None) -> Gallery:
     held, strict = task.data.test, task.data.test_strict
-    features = task.held_out_features("test")
+    features = task.gallery_features("test")
     # Several targets, such as the names of a thing in several languages, may have one image.
     _, firsts = np.unique(features, axis=0, return_index=True)
-    rows = np.sort(firsts)[_draw(len(firsts), num_pictures, seed=seed)]
+    most = num_pictures or (NUM_PICTURES if held.gallery is None else len(firsts))
+    rows = np.sort(firsts)[_draw(len(firsts), most, seed=seed)]
     shown = numpy_generator(seed, "web-examples").permutation(len(strict))[:NUM_EXAMPLES]
     examples = strict.pairs.target[shown]
+    is_drawn = modality_of(examples).is_drawn
     return Gallery(
-        names=tuple(emoji_name(held.ids[row].split("/")[-1]) for row in rows),
-        pictures=held.pairs.source[rows],
+        names=tuple(_titles(held)[row] for row in rows),
+        pictures=_sources(held)[rows],
         embedding=unit_rows(features[rows]),
-        credit=FLUENT_NOTO,
-        notice=_notice(),
+        credit=row.credit,
+        notice="\n\n".join(_notice(name) for name in row.notices),
+        texts=() if held.gallery is None else tuple(emoji_text(held.gallery.names[row]) for row in rows),
         examples=examples,
-        example_names=tuple(emoji_name(strict.ids[row].split("/")[-1]) for row in shown),
-        strangers=_others(held.pairs.target, examples, seed=seed, num=num_pictures),
+        example_names=tuple(_id_name(strict.ids[row]) for row in shown) if strict.ids else (),
+        strangers=_others(held.pairs.target, examples, seed=seed, num=len(rows)) if is_drawn else None,
     )
+
+
+def _sources(held: HeldOut) -> Images:
+    """What the test looks among."""
+    return held.pairs.source if held.gallery is None else held.gallery.source
+
+
+def _titles(held: HeldOut) -> list[str]:
+    """What people call each of `_sources`."""
+    if held.gallery is None:
+        return [_id_name(one) for one in held.ids]
+    names = held.gallery.names
+    return [
+        title or emoji_name(name)
+        for title, name in zip(held.gallery.titles or [""] * len(names), names, strict=True)
+    ]
+
+
+def _id_name(name: str) -> str:
+    """Such as ``fluent/1f600``: grinning face."""
+    return emoji_name(name.split("/")[-1])
 
 
 def _others(drawings: Targets, examples: Targets, *, seed: int, num: int) -> Targets:
@@ -243,8 +271,8 @@ def _is_built_in(public: PublicSource) -> bool:
     return shipped.fingerprint() == public.fingerprint()
 
 
-def _notice() -> str:
-    return shipped_file("NOTICE").read_text(encoding="utf-8")
+def _notice(name: str) -> str:
+    return shipped_file(name).read_text(encoding="utf-8")
 
 
 def emoji_name(code_points: str) -> str:
@@ -255,6 +283,13 @@ def emoji_name(code_points: str) -> str:
 
 def _letter_name(letter: str) -> str:
     return unicodedata.name(letter, "").lower() or NEWER_LETTERS.get(ord(letter), f"U+{ord(letter):04X}")
+
+
+def emoji_text(code_points: str) -> str:
+    """The emoji of hexadecimal code points, as a text that is shown as a picture."""
+    letters = [chr(int(point, 16)) for point in code_points.split("-")]
+    plain = [letter not in (*JOINERS, KEYCAP) and ord(letter) < FIRST_PICTURE for letter in letters]
+    return "".join(letter + AS_PICTURE * is_plain for letter, is_plain in zip(letters, plain, strict=True))
 
 
 def sheet(pictures: Pictures) -> tuple[bytes, int, int]:

@@ -248,7 +248,8 @@ def page_info(student: Student, *, gallery: Gallery | None) -> dict[str, object]
 def _gallery_parts(gallery: Gallery, info: dict[str, object]) -> dict[str, bytes]:
     """Files of the gallery; what the page must know about them goes into ``info``."""
     picture, side, columns = sheet(gallery.pictures)
-    info["gallery"] = {"columns": columns, "names": list(gallery.names), "tile": side}
+    texts = {"texts": list(gallery.texts)} if gallery.texts else {}
+    info["gallery"] = {"columns": columns, "names": list(gallery.names), "tile": side, **texts}
     parts = {GALLERY: fixed_point(gallery.embedding), SHEET: picture}
     examples = gallery.examples
     if examples is not None and len(examples) and info.get("channels", 1) == 1:
@@ -367,6 +368,7 @@ def _fill(
     values = {
         "canvas_side": str(info.get("canvas_side", 0)),
         "classes_hidden": "" if info["classes"] else " hidden",
+        "copy_hidden": "" if gallery is not None and gallery.texts else " hidden",
         "comment": LICENSE_TEXT.replace("--", "- -"),
         "credit": f"<p>{html.escape(gallery.credit)}</p>" if gallery is not None else "",
         "embedding_dim": str(info["embedding_dim"]),

@@ -202,8 +202,8 @@ class Page {
   /** The nearest pictures of the page. */
   found(seen) {
     if (!this.vectors) return [];
-    const found = nearest(seen.embedding, this.vectors, this.info.gallery.names, NUM_NEAREST);
-    return found.map((one) => ({ ...one, picture: tile(this.sheet, one.row, this.info.gallery) }));
+    const { names, texts } = this.info.gallery, found = nearest(seen.embedding, this.vectors, names, NUM_NEAREST);
+    return found.map((one) => ({ ...one, text: texts?.[one.row], picture: tile(this.sheet, one.row, this.info.gallery) }));
   }
 
   clearResults(text) {
@@ -215,10 +215,27 @@ class Page {
     this.say(text);
   }
 
+  /** The picture of what was found; a button where there is something to copy. */
+  shown({ picture, text, name }) {
+    if (!text) return picture ?? make("span", { className: "no-picture", textContent: "no picture" });
+    const button = make("button", { type: "button", className: "copy", title: `Copy ${text}`, onclick: () => this.copy(text) }, picture);
+    button.setAttribute("aria-label", `Copy ${text}, ${name}`);
+    return button;
+  }
+
+  async copy(text) {
+    try {
+      await navigator.clipboard.writeText(text);
+      this.say(`Copied: ${text}`);
+    } catch {
+      this.say(`This browser does not let a page copy. Here it is to be marked: ${text}`);
+    }
+  }
+
   showFound(found) {
     byId("results").classList.remove("empty");
     byId("nearest").replaceChildren(...found.map((one) => make("li", {},
-      one.picture ?? make("span", { className: "no-picture", textContent: "no picture" }),
+      this.shown(one),
       make("span", { className: "name", textContent: one.name, title: one.name }),
       bar(one.cosine),
       make("span", { className: "number", textContent: one.cosine.toFixed(2) }))));

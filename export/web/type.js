@@ -30,8 +30,10 @@ class TypePage extends Page {
   changed(isFinished) {
     const { info } = this, problem = problemOf(this.field.value), input = textInput(this.field.value, info.image_size);
     byId("clear").disabled = !this.field.value;
+    const isNamed = Boolean(info.gallery?.texts) && /\p{Extended_Pictographic}/u.test(input.kept);
+    const named = isNamed ? " The student knows what emoji are called, not how they are written." : "";
     const cut = input.isCut ? ` Only “${input.kept}” is looked at.` : "";
-    tellOf("told", problem || (this.isEmpty ? "" : `${input.numBytes} of ${info.image_size} bytes.${cut}`), Boolean(problem));
+    tellOf("told", problem || (this.isEmpty ? "" : `${input.numBytes} of ${info.image_size} bytes.${cut}${named}`), Boolean(problem));
     this.field.setAttribute("aria-invalid", String(Boolean(problem)));
     super.changed(isFinished);
   }

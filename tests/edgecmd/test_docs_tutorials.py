@@ -24,11 +24,11 @@ def code_of(notebook: dict[str, Any]) -> list[dict[str, Any]]:
     return [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
 
 
-def test_the_seven_tutorials_are_in_the_nav() -> None:
+def test_the_eight_tutorials_are_in_the_nav() -> None:
     site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     pages = re.findall(r"^ +- [^:]+: tutorials/(\S+)$", site, flags=re.MULTILINE)
     assert pages == [path.name for path in NOTEBOOKS]
-    assert len(pages) == 7
+    assert len(pages) == 8
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

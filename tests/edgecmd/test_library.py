@@ -18,6 +18,7 @@ import edgecmd as ec
 from edgecmd.arguments import refuse_licence
 from edgecmd.audits.static import checks
 from edgecmd.core.events import FILE, read_events
+from edgecmd.data.stored.array_files import LazyRows
 from edgecmd.models.digests import digest
 from edgecmd.settings import ExportConfig
 from tests.command_line import edgecmd
@@ -113,6 +114,29 @@ def test_import_is_light_and_offers_the_public_names() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=1200)
     with pytest.raises(AttributeError, match="It offers: Pairs"):
         _ = ec.Pears  # type: ignore[attr-defined]
+
+
+def test_some_pairs_are_taken_by_number_or_by_truth_and_nothing_is_read() -> None:
+    source = np.arange(6 * 32 * 32 * 3, dtype=np.uint32).astype(np.uint8).reshape(6, 32, 32, 3)
+    pairs = ec.Pairs(
+        source=LazyRows((source,), np.arange(6)),
+        target=ec.strings(["a", "b", "c", "d", "e", "f"], num_bytes=4),
+        ids=["0", "1", "2", "3", "4", "5"],
+        owner=["ann", "bob"] * 3,
+    )
+    some = pairs.take([4, 1])
+    assert isinstance(some.source, LazyRows)
+    assert np.array_equal(some.source[:], source[[4, 1]])
+    assert (some.target[:, 0].tobytes(), some.ids, some.owner) == (b"eb", ("4", "1"), ("ann", "bob"))
+    assert pairs.take(np.array(pairs.owner) == "bob").ids == ("1", "3", "5")
+    for rows, told in (
+        ([6, 0], "index 6"),
+        ([True] * 5, "boolean"),
+        (np.array([[0, 1]]), "shape"),
+        ([2], "holds 1 pairs"),
+    ):
+        with pytest.raises(ec.EdgecmdError, match=told):
+            pairs.take(rows)
 
 
 def test_distil_in_one_place(task: ec.Task, labelled: ec.Labelled) -> None:

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgecmd.core.errors import ExportError
 from edgecmd.data.modalities.utf8 import check_strings, encode_strings
+from export.device import infer
 from export.device.infer import main
 from export.device.reading import InferError
 from export.device.student import Student, check
@@ -151,6 +152,83 @@ def test_words_are_strings_and_never_files(texts: Path, tmp_path: Path) -> None:
     assert np.abs(table["embedding"] - Student(texts)(words).embedding).max() <= 1e-6
     # Of seventeen characters of three bytes sixteen fit, and the note is for every terminal.
     assert done.stderr.decode("ascii").count("too long; its last 3 bytes are cut off") == 1
+
+
+def test_in_a_bundle_its_own_program_needs_no_name_of_it(texts: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "bundle"
+    shutil.copytree(texts, folder)
+    for where, program in ((folder, "infer.py"), (tmp_path, "bundle/infer.py")):
+        done = subprocess.run(
+            [sys.executable, program, "dog", "a cat", "--format", "npy"],
+            cwd=where,
+            env={**os.environ, "PYTHONPATH": ""},
+            capture_output=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        (tmp_path / "found.npy").write_bytes(done.stdout)
+        table = np.load(tmp_path / "found.npy")
+        assert table["text"].tolist() == ["dog", "a cat"]
+        assert np.array_equal(table["embedding"], Student(texts)(["dog", "a cat"]).embedding)
+
+
+@pytest.fixture
+def inside(texts: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The bundle, as the place of the program and of whoever asks."""
+    monkeypatch.setattr(infer, "__file__", str(texts / "infer.py"))
+    monkeypatch.chdir(texts)
+    return texts
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        # Of files and folders that are no bundle, the name is a string as any other.
+        (["labels.json"], ["labels.json"]),
+        (["infer.py", "dog"], ["infer.py", "dog"]),
+        (["犬" * 100], ["犬" * 100]),
+        ([".", "dog"], ["dog"]),
+        ([".", "km/h"], ["km/h"]),
+        (["student.onnx", "dog"], ["dog"]),
+        (["dog", "km/h"], ["dog", "km/h"]),
+    ],
+)
+def test_the_first_word_is_the_bundle_where_it_is_one(inside: Path, capsys, words, found) -> None:
+    assert inside.is_dir()
+    code, answers, _ = embedded(capsys, *words)
+    assert (code, [*answers]) == (0, found)
+
+
+def test_a_word_that_may_be_a_missing_bundle_is_not_answered(inside: Path, tmp_path: Path, capsys) -> None:
+    for words, told, code in (
+        (["../bundel", "dog"], "../bundel is neither a bundle nor a file that is there", 2),
+        (["km/h"], f"put the bundle before it: infer.py {inside} km/h", 2),
+        (["student.fp23.onnx", "dog"], "student.fp23.onnx is missing or not a file", 4),
+        ([str(inside)], f"{inside} is taken for the bundle; give at least one image", 2),
+        ([""], "is empty", 4),
+        ([], "give at least one image", 2),
+    ):
+        assert main(words) == code
+        said = capsys.readouterr()
+        assert told in said.err
+        assert said.out == ""
+    # A folder with the name of a word is no bundle; one that holds a student is, and then stands first.
+    (tmp_path / "dog").mkdir()
+    os.chdir(tmp_path)
+    assert [*embedded(capsys, "dog")[1]] == ["dog"]
+    shutil.copy(inside / "student.onnx", tmp_path / "dog")
+    assert main(["dog"]) == 2
+    assert [*embedded(capsys, "dog", "dog")[1]] == ["dog"]
+
+
+def test_outside_of_a_bundle_it_is_named_first(texts: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(texts)
+    assert main(["dog"]) == 2
+    assert main(["dog", "cat"]) == 4
+    assert main([]) == 2
+    said = capsys.readouterr().err
+    assert "dog is missing or not a file. Give a bundle or its student.onnx." in said
+    assert "give a bundle or its student.onnx first" in said
 
 
 def test_a_list_of_str_is_what_training_stored(texts: Path, spec) -> None:

@@ -3,19 +3,31 @@
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.sparse import csr_array
 from web_parts import make_gallery
 
+from edgecmd.catalogue.data_files import shipped_file
+from edgecmd.catalogue.data_sets import FLUENT_NOTO
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import DataError, ExportError
+from edgecmd.core.seeding import numpy_generator
+from edgecmd.data.experiment import Experiment, HeldOut
+from edgecmd.data.experiment import Gallery as ThingsToFind
+from edgecmd.data.labelled import LabelledTarget
+from edgecmd.data.modalities.utf8 import decode_strings, encode_strings
+from edgecmd.data.pairs import PairedData
+from edgecmd.run import Run
 from edgecmd.settings import DataConfig, TeacherConfig
+from edgecmd.training.task import Task
 from export.web.gallery import (
-    FLUENT_NOTO,
     Gallery,
     emoji_name,
+    emoji_text,
     fixed_point,
     gallery_of_folder,
     gallery_of_run,
@@ -69,6 +81,55 @@ def test_the_draw_follows_the_seed(built_in: tuple[RunConfig, Gallery]) -> None:
     assert (again.pictures == gallery.pictures).all()
     other = gallery_of_run(run_of(replace(config, seed=1)), num_pictures=40)
     assert other.names != gallery.names
+
+
+def of_words(num_pictures: int | None = None) -> Gallery:
+    """Of 700 things, the last two alike, that twenty strings look for; every second thing has no title."""
+    generator = numpy_generator(0, "test-things")
+    images = generator.integers(0, 256, (700, 16, 16, 3), dtype=np.uint8)
+    features = generator.normal(size=(700, 8)).astype(np.float32)
+    images[-1], features[-1] = images[-2], features[-2]
+    asked = encode_strings([f"string {row}" for row in range(20)], 16)
+    points = [f"{0x1F400 + row:x}" for row in range(700)]
+    things = ThingsToFind(
+        source=images,
+        right=csr_array(np.eye(20, 700, dtype=bool)),
+        names=tuple(points),
+        titles=tuple("" if row % 2 else f"thing {row}" for row in range(700)),
+    )
+    pairs = PairedData(source=images[:20], target=asked)
+    held = HeldOut(pairs=pairs, labelled=LabelledTarget(target=asked, labels={}), gallery=things)
+    task = Mock(spec=Task, data=Mock(spec=Experiment, test=held, test_strict=held))
+    # A name is what a mock is called, so it is set apart.
+    task.name, task.gallery_features.return_value = "words", features
+    return gallery_of_run(Mock(spec=Run, task=task, seed=0), num_pictures=num_pictures)
+
+
+def test_strings_look_among_all_that_their_test_looks_among() -> None:
+    gallery = of_words()
+    # Each picture once, and more than a page of drawings has.
+    assert len(gallery.names) == len(gallery.pictures) == 699
+    assert gallery.names[:4] == ("thing 0", "mouse", "thing 2", "water buffalo")
+    assert gallery.texts[:2] == ("\U0001f400", "\U0001f401")
+    assert len(of_words(5).names) == len(of_words(5).texts) == 5
+
+
+def test_what_is_shown_of_words_names_its_authors() -> None:
+    gallery = of_words(3)
+    for words in ("Fluent Emoji", "Noto Emoji", "CLDR", "Unicode License V3"):
+        assert words in gallery.credit
+    for name in ("NOTICE", "NOTICE-words"):
+        assert shipped_file(name).read_text(encoding="utf-8") in gallery.notice
+
+
+def test_strings_to_begin_with_are_the_tests() -> None:
+    gallery = of_words(3)
+    assert gallery.examples is not None
+    shown = decode_strings(gallery.examples)
+    assert len({*shown}) == 12
+    assert {*shown} <= {f"string {row}" for row in range(20)}
+    # What only drawings have.
+    assert (gallery.strangers, gallery.example_names) == (None, ())
 
 
 def test_no_private_pair_of_a_user_is_shown(tiny: RunConfig) -> None:
@@ -138,6 +199,26 @@ def test_a_gallery_needs_as_many_names_as_pictures() -> None:
 )
 def test_emoji_are_named_as_unicode_names_them(points: str, name: str) -> None:
     assert emoji_name(points) == name
+
+
+@pytest.mark.parametrize(
+    ("points", "text"),
+    [
+        ("1f600", "\U0001f600"),
+        # A heart, a keycap and a sign of men are plain signs without what asks for a picture.
+        ("2764", "\u2764\ufe0f"),
+        ("0023-20e3", "#\ufe0f\u20e3"),
+        ("1f64e-200d-2642", "\U0001f64e\u200d\u2642\ufe0f"),
+        ("1f9d1-200d-1f3a8", "\U0001f9d1\u200d\U0001f3a8"),
+    ],
+)
+def test_the_text_of_an_emoji_is_that_of_its_picture(points: str, text: str) -> None:
+    assert emoji_text(points) == text
+
+
+def test_a_gallery_needs_a_text_to_copy_for_all_or_none() -> None:
+    with pytest.raises(ExportError, match="of 20 images has 1 texts"):
+        replace(make_gallery(), texts=("a",))
 
 
 def test_the_sheet_holds_each_picture_in_its_tile() -> None:

@@ -48,7 +48,9 @@ MAX_ABS = 1e-5
 def shown(num_bytes: int = 48) -> Gallery:
     """Pictures to find, and strings to begin with."""
     examples = encode_strings(["red fish", HOSTILE[:40].replace("\u2028", ""), "כלב"], num_bytes)
-    return replace(make_gallery(), examples=examples, example_names=("", "", ""))
+    gallery = make_gallery()
+    texts = tuple(chr(0x1F400 + row) for row in range(len(gallery.names)))
+    return replace(gallery, examples=examples, example_names=(), texts=texts)
 
 
 @pytest.mark.skipif(NODE is None, reason="Node is not installed")
@@ -89,6 +91,7 @@ def test_the_page_holds_a_field_and_its_parts(
     assert "$" not in page.split("<script")[0]
     parts = set(report.num_bytes)
     assert {"student.onnx", "gallery.bin", "examples.bin", "golden.bin"} <= parts
+    assert '<p id="copying" class="quiet">' in page
     # What only drawings have.
     assert not {"second.onnx", "strangers.bin", "student.core.onnx"} & parts
 
@@ -149,6 +152,30 @@ def test_typing_finds_what_python_finds(
     assert value_of(browser, "#told") == f"48 of 48 bytes. Only “{'犬' * 16}” is looked at."
     assert browser.complaints() == []
     assert all(one.startswith(("file:", "blob:")) for one in browser.requests())
+
+
+def test_a_click_copies_the_emoji_and_typed_emoji_are_no_names(browser: Browser, typed: Path) -> None:
+    browser.open(typed.as_uri())
+    browser.wait(READY)
+    browser.evaluate("document.getElementById('words').focus()")
+    browser.call("Input.insertText", text="a 🐶")
+    browser.wait(SEEN)
+    told = "The student knows what emoji are called, not how they are written."
+    assert value_of(browser, "#told") == f"6 of 48 bytes. {told}"
+    first = value_of(browser, "#nearest .name")
+    # Several pictures have the name; the text is that of the picture.
+    copied = browser.evaluate("document.querySelector('#nearest .copy').getAttribute('aria-label')")
+    text = dict(zip(shown().texts, shown().names, strict=True))
+    emoji = copied.removeprefix("Copy ").split(",")[0]
+    assert text[emoji] == first
+    browser.evaluate("document.querySelector('#nearest .copy').click()")
+    browser.wait("document.getElementById('status').textContent.includes('" + emoji + "')")
+    # A browser may refuse to copy; then the emoji is there to be marked.
+    assert value_of(browser, "#status").split(emoji)[0] in (
+        "Copied: ",
+        "This browser does not let a page copy. Here it is to be marked: ",
+    )
+    assert browser.complaints() == []
 
 
 def test_half_typed_letters_wait_and_what_is_no_string_is_said(browser: Browser, typed: Path) -> None:

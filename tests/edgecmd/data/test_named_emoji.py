@@ -157,6 +157,15 @@ def test_licences_that_the_names_ask_for_are_beside_them() -> None:
     assert "this copyright and permission notice appear with all copies of the Data Files" in text
 
 
+def test_an_emoji_is_called_by_its_label_in_english(few: Names) -> None:
+    names = dict(zip(few.concepts, few.titles, strict=True))
+    told = {few.concepts[code] for code in np.unique(few.emoji)}
+    assert len({names[one] for one in told}) == len(told) > 350
+    assert [names[one] for one in ("1f34e", "1f9d1-200d-1f33e")] == ["red apple", "farmer"]
+    # The keycap's frame has no name in any language.
+    assert names["20e3"] == ""
+
+
 class TestByString:
     def test_a_held_out_string_is_in_no_language_of_training(self, by_string: Experiment) -> None:
         known = {one.casefold() for one in texts(by_string.train)}
