@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from edgecmd.audits.target import terms_for
 from edgecmd.config.assemble import Assembly, run_folder
 from edgecmd.config.reader import flatten
 from edgecmd.config.schema import RunConfig
@@ -18,6 +19,7 @@ from edgecmd.models.trained_part import ALL, TRAINABLE
 from edgecmd.privacy.plan import RENYI
 from edgecmd.privacy.secure_sum.sum_plan import SumPlan
 from edgecmd.privacy.statement import WARNINGS
+from edgecmd.privacy.step.moments import summed_module
 from edgecmd.run import Run
 from edgecmd.settings import StudentConfig
 from edgecmd.training.stacked import is_small, require_at_once
@@ -56,6 +58,9 @@ def plan_facts(config: RunConfig, assembly: Assembly) -> dict[str, Any]:
     if federation.clients_at_once > 1:
         shape, num = run.task.input_shape, federation.clients_at_once
         require_at_once(student, run.loss, shape=shape, num=num)
+    if run.sum_plan is not None and run.plan is not None:
+        # What a sum cannot hold is told here, and not by the first round.
+        terms_for(run.plan, summed_module(run.plan, student))
     payload = sum(tensor.numel() * tensor.element_size() for tensor in student.state_dict().values())
     wire = run.wire(student)
     asked = federation.answers_a_round

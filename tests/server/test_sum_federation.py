@@ -15,6 +15,7 @@ from edgecmd.audits.static.ledger_consistency import books_findings
 from edgecmd.config.schema import RunConfig
 from edgecmd.core.errors import EdgecmdError, FederationError, PrivacyError
 from edgecmd.core.files import read_json, write_json
+from edgecmd.experiments.run_plan import plan_facts
 from edgecmd.privacy.ledger import Ledger
 from edgecmd.privacy.secure_sum import integers
 from edgecmd.privacy.secure_sum.skellam import gaussian_multiplier
@@ -26,6 +27,7 @@ from edgecmd.training.averaging import to_arrays
 from server.local_grid import local_grid
 from server.patience import GridAround
 from tests.tiny_federation import (
+    TESTED,
     contexts,
     federate,
     find_target,
@@ -357,6 +359,9 @@ def test_settings_that_do_not_go_together_are_refused(
     config = tiny_config(pairs, tmp_path, SUM, *changes)
     with pytest.raises(PrivacyError, match=told):
         simulate(config)
+    # The plan says it too, before anything is run.
+    with pytest.raises(PrivacyError, match=told):
+        plan_facts(config, TESTED)
 
 
 def test_an_unknown_way_to_add_up_is_refused(pairs: Path, tmp_path: Path) -> None:
