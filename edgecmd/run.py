@@ -31,7 +31,7 @@ from edgecmd.models.batch_norm import batch_norm_of
 from edgecmd.models.devices import place
 from edgecmd.models.student_file import load_student
 from edgecmd.models.students import ANY_FRONT, INK, STUDENTS, Student, build_student, student_row
-from edgecmd.models.trained_part import ALL, train_part
+from edgecmd.models.trained_part import LAST, train_part
 from edgecmd.privacy.plan import PrivacyPlan, make_plan
 from edgecmd.privacy.secure_sum.sum_plan import SumPlan, make_sum_plan
 from edgecmd.settings import (
@@ -422,7 +422,7 @@ def require_first_weights(named: StudentConfig) -> None:
     row = student_row(named.architecture)
     known = bool(row.weights_of or named.path or named.weights)
     open_to_us = row.front != ANY_FRONT or is_backbone(named.architecture)
-    if named.trainable != ALL and open_to_us and not known:
+    if named.trainable == LAST and open_to_us and not known:
         raise ConfigError(
             f"student.trainable={named.trainable!r} leaves most weights of a student untrained, and those of"
             f" student.architecture={named.architecture!r} start as random numbers. Set student.path to a"

@@ -265,9 +265,9 @@ class StudentConfig(Section):
     by GroupNorm. keep: as it was built, statistics averaged with the weights; not with a guarantee per pair.
     auto: freeze with student.weights, else group for timm: and torchvision:, keep for your own code."""
     trainable: str = "all"
-    """What training changes: all weights; or last, only the last block and the projector. Under privacy fewer
-    numbers then receive noise. It needs first weights that have learnt something: lite0-*, student.path or
-    student.weights."""
+    """What training changes: all weights; or last, only the last block and the projector, which needs first
+    weights that have learnt something: lite0-*, student.path or student.weights; or trunk, all but the
+    projector. Under privacy fewer numbers then receive noise."""
 
     def _check_together(self) -> None:
         if self.path and self.weights:

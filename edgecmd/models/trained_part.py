@@ -1,4 +1,4 @@
-"""Which part of a student is trained: all of it, or its last block and its projector.
+"""Which part of a student is trained: all of it, its last block and its projector, or all but its projector.
 
 Weights that are not trained become buffers of their layers under the same names. So whatever lists
 parameters (an optimiser, a gradient of a unit and its noise, an audit) has the trained ones alone; files and
@@ -15,9 +15,15 @@ from edgecmd.models.trunks.efficientnet import Trunk
 from edgecmd.models.trunks.strings import ByteTrunk, NgramTrunk
 
 SETTING = "student.trainable"
-ALL, LAST = "all", "last"
-TRAINABLE = {ALL: "all weights", LAST: "the last block and the projector"}
+ALL, LAST, TRUNK = "all", "last", "trunk"
+TRAINABLE = {
+    ALL: "all weights",
+    LAST: "the last block and the projector",
+    TRUNK: "all but the projector",
+}
 PROJECTOR = "projector"
+# Why nothing of a student is held.
+NONE = {LAST: "is one block", TRUNK: "has no projector"}
 # What is no more than its children in a row.
 ROWS = (Trunk, ByteTrunk, NgramTrunk, nn.Sequential, nn.ModuleList)
 
@@ -34,28 +40,27 @@ def train_part(student: Student, which: str) -> None:
             statistics in what is not trained.
 
     Guarantees:
-        The names of its state are as before. With ``last``, `Student.fixed` has every name that is not
-        trained.
+        The names of its state are as before, and `Student.fixed` has every name that is not trained.
     """
     choose(SETTING, which, TRAINABLE)
     if which in (ALL, student.trainable):
         return
-    if student.batch_norm == KEEP and any(norms_of(student)):
+    if which == LAST and student.batch_norm == KEEP and any(norms_of(student)):
         raise ConfigError(
             f"{SETTING}={which!r} and kept batch normalisation do not go together: its statistics would"
             " change in layers that are not trained. Set student.batch_norm to freeze, fold or group."
         )
-    first = last_block(student)
+    first = last_block(student) if which == LAST else ""
     for name, layer in list(student.named_modules()):
         # Modules come in the order in which they were made, and a layer before those inside of it.
-        if name == first:
+        if name and name == first:
             break
-        if name.partition(".")[0] != PROJECTOR:
+        if (name.partition(".")[0] == PROJECTOR) == (which == TRUNK):
             student.held |= _hold(layer, name)
     student.trainable = which
     if not student.held:
         raise ConfigError(
-            f"{SETTING}={which!r}: the student {student.architecture} is one block, so all of it would be"
+            f"{SETTING}={which!r}: the student {student.architecture} {NONE[which]}, so all of it would be"
             f" trained. Set {SETTING}='{ALL}'."
         )
 

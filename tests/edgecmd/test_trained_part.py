@@ -112,6 +112,26 @@ class TestWhatIsTrained:
         with pytest.raises(ConfigError, match=r"is one block.*Set student.trainable='all'"):
             student(own, dim=DIM, size=SIDE, trainable="last")
 
+    @pytest.mark.parametrize("architecture", ["ws-50k", "ngram-1m", "lite0-s"])
+    def test_all_but_the_projector(self, architecture: str) -> None:
+        whole, part = made(architecture, "all"), made(architecture, "trunk")
+        assert part.fixed == {"projector.weight", "projector.bias"}
+        assert trained_names(part) == trained_names(whole) - part.fixed
+        for name, value in whole.state_dict().items():
+            assert torch.equal(part.state_dict()[name], value)
+        student(
+            nn.Sequential(nn.Conv2d(1, DIM, 3), nn.BatchNorm2d(DIM), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+            dim=DIM + 1,
+            size=SIDE,
+            batch_norm="keep",
+            trainable="trunk",
+        )
+
+    def test_a_student_without_projector_is_refused(self) -> None:
+        own = nn.Sequential(nn.Conv2d(1, DIM, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        with pytest.raises(ConfigError, match=r"has no projector.*Set student.trainable='all'"):
+            student(own, dim=DIM, size=SIDE, trainable="trunk")
+
     def test_statistics_that_go_on_changing_are_refused(self) -> None:
         own = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.Flatten())
         with pytest.raises(ConfigError, match=r"Set student.batch_norm to freeze, fold or group"):
