@@ -72,6 +72,12 @@ def ranks(score_NM: Float[np.ndarray, "num emoji"], right_NM: csr_array) -> np.n
     return np.asarray(1 + more + level // 2)
 
 
+def without_a_word(asked: Sequence[str], strings: Sequence[str]) -> np.ndarray:
+    """Which of the strings asked for have no word that a training string has, (N,)."""
+    heard = {word for one in strings for word in words_of(one)}
+    return np.array([not any(word in heard for word in words_of(one)) for one in asked])
+
+
 def say(name: str, found: np.ndarray, unheard: np.ndarray) -> None:
     """A row: R@1 and R@10 of all, and of the strings of which training has no word."""
     cells = (np.mean(part <= at) for part in (found, found[unheard]) for at in (1, 10))
@@ -82,8 +88,7 @@ def baselines(data: Experiment) -> None:
     """Print what needs no student."""
     asked, right = questions(data)
     strings, counts = training(data)
-    heard = {word for one in strings for word in words_of(one)}
-    unheard = np.array([not any(word in heard for word in words_of(one)) for one in asked])
+    unheard = without_a_word(asked, strings)
     sys.stdout.write(
         f"{len(data.train)} pairs of {len(strings)} strings; {len(asked)} questions, {unheard.mean():.3f} of"
         f" them without a word of training\n{'R@1, R@10; of those without a word':<42}\n"
@@ -141,6 +146,8 @@ def trained(path: Path, config: RunConfig) -> None:
     _table("language", [sorted(spoken[one]) for one in asked], rank)
     _table("script", [[script_of(one)] for one in asked], rank)
     _table("languages that have it", [[str(min(len(spoken[one]), 5))] for one in asked], rank)
+    unheard = without_a_word(asked, training(data)[0])
+    _table("has a word of training", [["no" if one else "yes"] for one in unheard], rank)
     _table("all", [["all"] for _ in asked], rank)
 
 
