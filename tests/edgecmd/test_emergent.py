@@ -107,7 +107,7 @@ def test_a_question_with_several_right_things_is_met_by_any(halves: tuple[Half, 
 def test_names_of_another_number_than_the_sources_are_refused(halves: tuple[Half, Half]) -> None:
     source = halves[0].task.data.test.pairs.source
     right = csr_array(np.ones((1, len(source)), dtype=bool))
-    with pytest.raises(DataError, match=r"2 names for 5 sources"):
+    with pytest.raises(DataError, match=r"Gallery.names has 2 entries for 5 sources"):
         Gallery(source=source, right=right, names=("cat", "dog"))
 
 
