@@ -96,7 +96,7 @@ def membership(target: Target, effort: RiskEffort, rooms: Rooms) -> list[Finding
     recipe = ShadowRecipe(num_shadows=effort.num_shadows, num_steps=effort.shadow_steps, seed=effort.seed)
     protocol = "pairs" if effort.retrain else "concepts"
     data = target.run.task.data
-    told = "targets" if data.unseen == modality_of(data.train.target).nouns else protocol
+    of_split = "targets" if data.unseen == modality_of(data.train.target).nouns else protocol
     boxes = _retrained(target, effort) if effort.retrain else black_boxes(target, rooms)
     pool = make_pool(protocol, target.run)
     with ticker("Shadow students") as tick:
@@ -117,7 +117,7 @@ def membership(target: Target, effort: RiskEffort, rooms: Rooms) -> list[Finding
             shadows,
             target=target,
             recipe=recipe,
-            protocol=protocol if effort.retrain else told,
+            protocol=protocol if effort.retrain else of_split,
             before=before,
         )
         for name, embed in boxes.items()

@@ -28,6 +28,7 @@ from edgecmd.data.modalities.table import modality_of
 from edgecmd.data.pairs import PairedData
 from edgecmd.data.stored.array_files import one_after_another
 from edgecmd.evaluation.metrics import unit_rows
+from edgecmd.evaluation.right_things import rank_of_right
 from edgecmd.run import Given, Run
 
 RANKS = (1, 10)
@@ -257,8 +258,7 @@ def ranks(embedding: np.ndarray, pool: Pool) -> tuple[Int[np.ndarray, " num"], i
     """
     things, own = np.unique(pool.teacher, axis=0, return_inverse=True)
     near = np.asarray(embedding, dtype=np.float64) @ things.T.astype(np.float64)
-    mine = near[np.arange(len(near)), own.reshape(-1)]
-    return (near >= mine[:, None]).sum(axis=1), len(things)
+    return rank_of_right(near, own.reshape(-1, 1) == np.arange(len(things))), len(things)
 
 
 def _counts(rank: np.ndarray) -> tuple[Count, ...]:

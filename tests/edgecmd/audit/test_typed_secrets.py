@@ -23,6 +23,7 @@ from edgecmd.data.modalities.text import invented
 from edgecmd.data.modalities.utf8 import decode_strings, encode_strings
 from edgecmd.evaluation.metrics import unit_rows
 from edgecmd.experiments.audit_ladder import audit_level
+from tests.edgecmd.audit.test_membership import lookup_table
 from tests.tiny_federation import SIDE, find_target, run_of, simulate, tiny_config, write_pairs
 
 TEXT_BYTES, NUM = 16, 40
@@ -63,18 +64,6 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
 def finished(config: RunConfig) -> Target:
     simulate(config)
     return find_target(Path(config.out) / config.name)
-
-
-def memory_of(pool: Pool, known: np.ndarray, *, seed: int):
-    """A "file" that answers with the teacher feature of a string that it knows, and with noise else."""
-    memory = {pool.target[row].tobytes(): pool.teacher[row] for row in np.flatnonzero(known)}
-    noise = np.random.default_rng(seed)
-
-    def embed(texts: np.ndarray) -> np.ndarray:
-        others = unit_rows(noise.normal(size=(len(texts), pool.teacher.shape[1])).astype(np.float32))
-        return np.stack([memory.get(one.tobytes(), other) for one, other in zip(texts, others)])
-
-    return embed
 
 
 # What is planted.
@@ -177,8 +166,8 @@ def planted_pool(config: RunConfig, folder: Path) -> Planted:
 def test_a_file_that_memorised_its_secrets_is_found_out(config: RunConfig, tmp_path: Path) -> None:
     planted = planted_pool(config, tmp_path)
     nothing = np.zeros(len(planted.pool), dtype=bool)
-    leak = memory_of(planted.pool, planted.copies >= 5, seed=0)
-    once, often = told(leak, memory_of(planted.pool, nothing, seed=1), planted)
+    leak = lookup_table(planted.pool, planted.copies >= 5, seed=0)
+    once, often = told(leak, lookup_table(planted.pool, nothing, seed=1), planted)
     assert (once.copies, often.copies) == (1, 5)
     assert often.curves["calibrated"].low > 0.9
     assert often.curves["raw"].tpr[1] > 0.5
@@ -193,7 +182,7 @@ def test_a_file_that_memorised_its_secrets_is_found_out(config: RunConfig, tmp_p
 def test_a_file_that_learnt_nothing_is_at_chance(config: RunConfig, tmp_path: Path) -> None:
     planted = planted_pool(config, tmp_path)
     nothing = np.zeros(len(planted.pool), dtype=bool)
-    files = (memory_of(planted.pool, nothing, seed=seed) for seed in (4, 5))
+    files = (lookup_table(planted.pool, nothing, seed=seed) for seed in (4, 5))
     for one in told(*files, planted):
         assert all(abs(curve.auc - 0.5) < 0.2 for curve in one.curves.values())
         assert one.shown[0].interval[0] < one.decoys[0].found / one.decoys[0].num + 0.05
