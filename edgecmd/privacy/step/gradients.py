@@ -170,7 +170,7 @@ def loop_gradients(student: nn.Module, units: Units, loss: UnitLoss) -> Gradient
 def _vmap(student: nn.Module, units: Units, loss: UnitLoss, *, clip: float, num_real: int) -> Sum:
     from edgecmd.privacy.step.vmap_engine import clipped_chunk
 
-    return clipped_chunk(student, units, loss, clip=clip, num_real=num_real)
+    return clipped_chunk(student, units, loss, clip=clip, num_real=num_real, sparse=True)
 
 
 def _loop(student: nn.Module, units: Units, loss: UnitLoss, *, clip: float, num_real: int) -> Sum:

@@ -3,7 +3,8 @@
 A unit's gradient of the table is not laid out: for each row that the unit looked up there is the sum of the
 gradients at the places that did, and all other rows are zero.
 
-Shapes: U units, P places of a unit, S pairs of a unit and a row that it looked up, E numbers of a row.
+Shapes: U units, P places of a unit, G places that move something, S pairs of a unit and a row that it looked
+up, E numbers of a row.
 """
 
 from dataclasses import dataclass
@@ -36,9 +37,15 @@ class Looked:
         """Gradients of the first ``num_real`` units; those behind are padding."""
         row_UP = self.entered[:num_real].flatten(1)
         unit_U = torch.arange(num_real, device=row_UP.device)
-        key_S, place = torch.unique(row_UP + self.num_rows * unit_U[:, None], return_inverse=True)
-        gradient = self.gradient[:num_real].flatten(0, -2).double()
-        sum_SE = gradient.new_zeros(len(key_S), gradient.shape[1]).index_add_(0, place.flatten(), gradient)
+        key_G = (row_UP + self.num_rows * unit_U[:, None]).flatten()
+        gradient_GE = self.gradient[:num_real].flatten(0, -2)
+        if key_G.is_cpu:  # Elsewhere, to know how many there are is to wait.
+            # At most places of a short string there is padding: no gradient, and no work.
+            moves = torch.linalg.vector_norm(gradient_GE, dim=1) != 0
+            key_G, gradient_GE = key_G[moves], gradient_GE[moves]
+        key_S, place = torch.unique(key_G, return_inverse=True)
+        sum_SE = gradient_GE.new_zeros(len(key_S), gradient_GE.shape[1], dtype=torch.float64)
+        sum_SE.index_add_(0, place, gradient_GE.double())
         return RowSums(
             units=torch.div(key_S, self.num_rows, rounding_mode="floor"),
             rows=key_S % self.num_rows,
@@ -68,9 +75,13 @@ class RowSums:
         square_S = self.sums.square().sum(dim=1)
         return square_S.new_zeros(self.num_units).index_add_(0, self.units, square_S)
 
-    def weighted(self, factor_U: Float[Tensor, " units"]) -> Float[Tensor, "rows width"]:
-        """Sum over the units of factor times gradient; whatever a unit of factor 0 holds counts as zero."""
+    def weighted(self, factor_U: Float[Tensor, " units"]) -> Tensor:
+        """Sum over the units of factor times gradient; whatever a unit of factor 0 holds counts as zero.
+
+        Returns:
+            Of the table's shape, sparse: to add it up costs what the rows that were looked up cost.
+        """
         factor_S = factor_U[self.units][:, None]
         weighted_SE = torch.where(factor_S > 0, self.sums * factor_S, 0.0)
-        total = weighted_SE.new_zeros(self.num_rows, weighted_SE.shape[1])
-        return total.index_add_(0, self.rows, weighted_SE)
+        shape = (self.num_rows, weighted_SE.shape[1])
+        return torch.sparse_coo_tensor(self.rows[None], weighted_SE, shape, check_invariants=False)

@@ -144,7 +144,13 @@ def windows(
 
 
 def clipped_chunk(
-    student: nn.Module, units: Units, loss: UnitLoss, *, clip: float, num_real: int | None = None
+    student: nn.Module,
+    units: Units,
+    loss: UnitLoss,
+    *,
+    clip: float,
+    num_real: int | None = None,
+    sparse: bool = False,
 ) -> Sum:
     """Sum of the clipped gradients of the units of a chunk.
 
@@ -154,6 +160,7 @@ def clipped_chunk(
         loss: Loss of one unit.
         clip: ``C``.
         num_real: Units after these are padding and count as zero; None for none.
+        sparse: Whether sums of large tables are sparse tensors: adding one up is less work than the table.
 
     Returns:
         float64, keyed like ``student.named_parameters()``.
@@ -181,7 +188,8 @@ def clipped_chunk(
             _weighted_product(factor_U, output_UOL, input_ULK), trace.layer
         )
     for table, sums in looked.items():
-        total[f"{table}.weight"] = sums.weighted(factor_U)
+        weighted = sums.weighted(factor_U)
+        total[f"{table}.weight"] = weighted if sparse else weighted.to_dense()
     return {name: total[name] for name, _ in student.named_parameters()}
 
 

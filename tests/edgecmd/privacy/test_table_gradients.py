@@ -9,6 +9,7 @@ from torch import Tensor
 
 from edgecmd.models.trunks.strings import NgramTrunk, TextStudent
 from edgecmd.privacy.step import vmap_engine
+from edgecmd.privacy.step.gradients import CALL_ROWS, clipped_sum
 from edgecmd.privacy.step.table_gradients import MOST_LAID_OUT, Looked
 from edgecmd.privacy.step.units import Units
 from edgecmd.privacy.step.vmap_engine import clipped_chunk, is_row_wise
@@ -33,6 +34,14 @@ def test_sums_are_those_of_one_unit_after_another(num_rows: int, rows: int) -> N
         assert distance(clipped_chunk(made, units, regression, clip=CLIP), oracle(made, units)) < 1e-12
 
 
+def test_calls_of_the_student_add_up_to_one_unit_after_another() -> None:
+    """More rows than go through the student at once: sums of the table are added up sparse."""
+    made, units = student(), strings_of(CALL_ROWS // 3 + 5, 3)
+    found = clipped_sum(made, [units], regression, clip=CLIP, engine="vmap")
+    assert distance(found, oracle(made, units)) < 1e-12
+    assert not found["trunk.table.weight"].is_sparse
+
+
 def test_a_row_that_a_unit_meets_often_counts_with_its_sum() -> None:
     """By hand: places of one row add up before their norm is taken, those of two rows do not."""
     gradient = torch.tensor([[[3.0], [4.0]], [[3.0], [4.0]]])
@@ -40,7 +49,16 @@ def test_a_row_that_a_unit_meets_often_counts_with_its_sum() -> None:
     sums = looked.sums(2)
     assert sums.squares().tolist() == [49.0, 25.0]
     total = sums.weighted(torch.tensor([1.0, 0.5], dtype=torch.float64))
-    assert total.flatten().tolist() == [0, 0, 7.0 + 1.5, 0, 0, 0, 0, 0, 2.0]
+    assert total.to_dense().flatten().tolist() == [0, 0, 7.0 + 1.5, 0, 0, 0, 0, 0, 2.0]
+
+
+def test_padding_is_no_work_but_what_is_not_finite_stays() -> None:
+    gradient = torch.tensor([[[0.0], [float("nan")], [0.0]], [[0.0], [0.0], [2.0]]])
+    looked = Looked(name="t", num_rows=9, entered=torch.tensor([[1, 2, 3], [4, 5, 6]]), gradient=gradient)
+    sums = looked.sums(2)
+    assert sums.rows.tolist() == [2, 6]
+    assert sums.squares().isnan().tolist() == [True, False]
+    assert float(sums.weighted(torch.tensor([0.0, 1.0], dtype=torch.float64)).to_dense().sum()) == 2.0
 
 
 @pytest.mark.parametrize("wild", [float("nan"), float("inf"), 1e200])
