@@ -164,6 +164,7 @@ class Modality:
         is_smooth: Whether a search may move an example a little, as a gradient of an image says.
         cheap_student: Student for a quick sweep of the theory.
         cheap_steps: Its optimiser steps.
+        cheap_pairs: Training pairs that it gets at most, of those that there are.
         reader: How a user's files are read, a key of `edgecmd.data.user_files.halves.READERS`; empty if
             there are none.
         front_end: Front end of the exported file, a key of `export.graph.frontends.FRONT_ENDS`; empty: none.
@@ -199,6 +200,7 @@ class Modality:
     is_smooth: bool = True
     cheap_student: str = "ws-50k"
     cheap_steps: int = 400
+    cheap_pairs: int = 2048
     reader: str = ""
     front_end: str = ""
     dense_front_end: str = ""

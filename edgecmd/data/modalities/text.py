@@ -149,6 +149,8 @@ TEXT = Modality(
     invented=invented,
     is_smooth=False,
     cheap_student="ngram-1m",
+    cheap_steps=600,
+    cheap_pairs=2**18,
     reader="strings",
     front_end="text",
 )

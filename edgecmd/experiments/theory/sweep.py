@@ -37,7 +37,7 @@ from edgecmd.training.task import Task
 NO_GAP = "none"
 FEW = 10
 TIMED_STEPS = 4
-FAST_SIDE, FAST_BATCH, FAST_PAIRS = 32, 128, 2048
+FAST_SIDE, FAST_BATCH = 32, 128
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,8 +103,9 @@ def plan_sweep(run: Run, *, fast: bool) -> SweepPlan:
     train = run.task.data.train
     num_train = len(train)
     if fast:
-        steps = modality_of(train.target).cheap_steps
-        return SweepPlan(num_steps=steps, batch_size=FAST_BATCH, num_pairs=min(num_train, FAST_PAIRS))
+        modality = modality_of(train.target)
+        num_pairs = min(num_train, modality.cheap_pairs)
+        return SweepPlan(num_steps=modality.cheap_steps, batch_size=FAST_BATCH, num_pairs=num_pairs)
     federation = run.federation
     return SweepPlan(
         num_steps=federation.num_rounds * federation.local_steps,
