@@ -78,6 +78,28 @@ def without_a_word(asked: Sequence[str], strings: Sequence[str]) -> np.ndarray:
     return np.array([not any(word in heard for word in words_of(one)) for one in asked])
 
 
+def agreeing(asked: Sequence[str], right_NM: csr_array, data: Experiment) -> np.ndarray:
+    """How many training pairs share a word with the question and show what is right for it, (N,).
+
+    Of a question that one pair alone could teach, a private student knows nothing; this says of how many.
+    """
+    strings, counts_TM = training(data)
+    names = sorted({word for one in (*asked, *strings) for word in words_of(one)})
+    place = {word: index for index, word in enumerate(names)}
+    asked_NV, known_TV = (_words_in(texts, place) for texts in (asked, strings))
+    shared_NT = csr_array(asked_NV @ known_TV.T)
+    shared_NT.data[:] = 1.0
+    return np.asarray((shared_NT @ counts_TM).multiply(right_NM).sum(axis=1)).ravel().astype(int)
+
+
+def _words_in(texts: Sequence[str], place: dict[str, int]) -> csr_array:
+    """Which words each text has, (texts, words)."""
+    words = [[place[word] for word in set(words_of(one))] for one in texts]
+    ends = np.cumsum([0, *map(len, words)])
+    columns = np.array([index for of_one in words for index in of_one], dtype=int)
+    return csr_array((np.ones(len(columns)), columns, ends), shape=(len(texts), len(place)))
+
+
 def say(name: str, found: np.ndarray, unheard: np.ndarray) -> None:
     """A row: R@1 and R@10 of all, and of the strings of which training has no word."""
     cells = (np.mean(part <= at) for part in (found, found[unheard]) for at in (1, 10))
@@ -148,7 +170,16 @@ def trained(path: Path, config: RunConfig) -> None:
     _table("languages that have it", [[str(min(len(spoken[one]), 5))] for one in asked], rank)
     unheard = without_a_word(asked, training(data)[0])
     _table("has a word of training", [["no" if one else "yes"] for one in unheard], rank)
+    num = agreeing(asked, right, data)
+    _table("pairs that share a word with it and are right", [[_how_many(one)] for one in num], rank)
     _table("all", [["all"] for _ in asked], rank)
+
+
+def _how_many(num: int) -> str:
+    limits = (1, 3, 10, 30, 100)
+    low = max((one for one in limits if one <= num), default=0)
+    high = min((one for one in limits if one > num), default=0)
+    return "0" if not num else f"{low:3d} to {high - 1}" if high else f"{low} or more"
 
 
 def _table(title: str, groups: Sequence[Sequence[str]], rank: np.ndarray) -> None:

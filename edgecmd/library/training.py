@@ -220,6 +220,9 @@ def federate(  # noqa: PLR0913 - what a federation is made of
     batch_size: int | None = None,
     learning_rate: float | int = 1e-2,
     strategy: str = "fedavg",
+    server_learning_rate: float | int = 1.0,
+    server_momentum: float | int = 0.9,
+    server_tau: float | int = 1e-3,
     proximal_mu: float | int = 0.0,
     client_fraction: float | int = 1.0,
     buffer_size: int = 0,
@@ -251,6 +254,9 @@ def federate(  # noqa: PLR0913 - what a federation is made of
         learning_rate: Peak learning rate.
         strategy: The server's: fedavg, fedprox, fedavgm, fedadam, fedyogi, fedmedian, fedtrimmedavg, krum,
             multikrum.
+        server_learning_rate: Step of ``fedavgm``, ``fedadam`` and ``fedyogi``; of the two last, some 0.01.
+        server_momentum: Momentum of ``fedavgm``, and the first one of ``fedadam`` and ``fedyogi``.
+        server_tau: What ``fedadam`` and ``fedyogi`` add to the root of the second moment.
         proximal_mu: Weight of FedProx's proximal term, for ``strategy="fedprox"``.
         client_fraction: Share of the clients that are asked in each round.
         buffer_size: 0: a round waits for the clients that it asked. Otherwise asynchronous rounds: all
@@ -314,6 +320,9 @@ def federate(  # noqa: PLR0913 - what a federation is made of
         top_share=as_float(top_share),
         clients_at_once=clients_at_once,
         strategy=strategy,
+        server_learning_rate=as_float(server_learning_rate),
+        server_momentum=as_float(server_momentum),
+        server_tau=as_float(server_tau),
     )
     with tempfile.TemporaryDirectory() as thrown_away:
         folder = given_out or Path(thrown_away) / "run"

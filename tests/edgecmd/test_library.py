@@ -257,6 +257,27 @@ def test_fedprox_keeps_a_client_near_the_first_weights(pairs: ec.Pairs, task: ec
         ec.federate(task, student, clients=[np.arange(NUM)], rounds=1, strategy="fedprox")
 
 
+def test_the_servers_step_and_adaptivity_count(pairs: ec.Pairs, task: ec.Task) -> None:
+    """Half a step of the server without momentum ends half-way to the plain average."""
+    student = ec.student(Small(), dim=task.teacher_dim, in_channels=1, size=task.size)
+    asked = {"clients": [np.arange(NUM)], "rounds": 1, "local_steps": 3, "batch_size": 8}
+    first, whole = state(student), state(ec.federate(task, student, **asked).student)
+    half = ec.federate(
+        task, student, strategy="fedavgm", server_learning_rate=0.5, server_momentum=0, **asked
+    )
+    for name, value in state(half.student).items():
+        torch.testing.assert_close(value, (first[name] + whole[name]) / 2)
+    # Adam's step from zero moments is rate x (1 - momentum) d / (|d| sqrt(1 - 0.99) + tau) of a change d.
+    adam = {"strategy": "fedadam", "server_learning_rate": 0.01, "server_momentum": 0.5, "server_tau": 1e3}
+    for name, value in state(ec.federate(task, student, **adam, **asked).student).items():
+        assert (
+            float((value - first[name]).abs().max())
+            <= 0.01 * 0.5 * float((whole[name] - first[name]).abs().max()) / 1e3 + 1e-6
+        )
+    with pytest.raises(ec.EdgecmdError, match="server_tau"):
+        ec.federate(task, student, server_tau=0, **asked)
+
+
 class Backbone1(Small):
     """The same shape, other weights."""
 
