@@ -30,7 +30,13 @@ gc.disable()
 
 
 def pytest_collection_finish() -> None:
-    """What stands now stays to the end; to look through it for garbage again and again costs a twentieth."""
+    """Memory is used again, as by the program; what stands now stays to the end.
+
+    To look through it for garbage again and again costs a twentieth.
+    """
+    from edgecmd.core.machine import reuse_memory
+
+    reuse_memory()
     gc.collect()
     gc.freeze()
     gc.enable()
