@@ -29,7 +29,7 @@ from edgecmd.cli.output import (
     settle_streams,
 )
 from edgecmd.core.errors import EdgecmdError
-from edgecmd.core.machine import explain, prepare_process, is_of_machine
+from edgecmd.core.machine import explain, is_of_machine, prepare_process
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")

@@ -113,7 +113,7 @@ def privacy(
         for one in results["engines"]
     ]
     print_table(
-        f"{results['architecture']}, {results['side']} px, batch {results['batch']}, {results['anchors']}"
+        f"{results['architecture']}, {results['size']}, batch {results['batch']}, {results['anchors']}"
         f" anchors; plain step {results['plain_ms']:.1f} ms; {repeats} interleaved repeats, CPU time",
         ["gradient", "ratio (median)", "min to max", "CPU ms"],
         rows,

@@ -90,5 +90,6 @@ def test_the_bench_prints_ratios(tmp_path: Path) -> None:
     done = edgecmd("bench", "privacy", "--repeats", "1", "--json", *words, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
+    assert found["size"] == "16 x 16 pixels, 1 channel"
     assert [one["name"] for one in found["engines"]][:3] == ["vmap", "opacus", "opacus-ghost"]
     assert all(one["ratio_median"] > 0 for one in found["engines"])

@@ -379,10 +379,10 @@ def _poisoned_finding(code: OwnCode, subject: Subject, loss: BatchLoss, mode: st
     moved = distance(larger, smaller)
     broken = moved == float("inf")
     text = (
-        "One pair whose image is NaN makes the whole released sum NaN under Opacus: the release then shows"
+        "One pair whose input is NaN makes the whole released sum NaN under Opacus: the release then shows"
         " whether the pair was present. edgecmd's engines count such a pair as zero."
         if broken
-        else f"One pair whose image is NaN moves the sum by {moved / code.clip:.3g} C."
+        else f"One pair whose input is NaN moves the sum by {moved / code.clip:.3g} C."
     )
     return Finding(
         level="check",

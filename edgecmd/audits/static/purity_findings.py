@@ -27,7 +27,7 @@ def student_purity(subject: Subject, *, claims: bool) -> Finding:
         require_pure(subject.student, in_channels=subject.in_channels, image_size=subject.image_size)
     except PrivacyError as error:
         return _finding(name, str(error), leaks=1, claims=claims)
-    text = f"The student acts on each image alone ({subject.name}): poisoned rows do not reach other rows."
+    text = f"The student acts on each input alone ({subject.name}): poisoned rows do not reach other rows."
     return _finding(name, text, leaks=0, claims=claims)
 
 

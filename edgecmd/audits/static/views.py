@@ -65,7 +65,7 @@ def views_finding(subject: Subject, plan: PrivacyPlan, run: Run) -> Finding:
     own = plan.row.rows_of_pair(plan.num_views)
     wrong = max(changed) > own
     text = (
-        f"Replacing the image of one pair changes {max(changed)} of the {len(formed)} rows of a step, of"
+        f"Replacing the target of one pair changes {max(changed)} of the {len(formed)} rows of a step, of"
         f" which {own} {'is' if own == 1 else 'are'} its own"
     )
     return Finding(

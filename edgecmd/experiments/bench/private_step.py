@@ -29,7 +29,7 @@ def measure(run: Run, *, num_repeats: int) -> dict[str, Any]:
     """Ratios of CPU time, private gradient to plain gradient.
 
     Args:
-        run: Student, image size, batch size and anchors; the images are noise.
+        run: Student, size of the inputs, batch size and anchors; the inputs are noise.
         num_repeats: Repeats of plain, engine, plain, engine and so on.
 
     Raises:
@@ -64,6 +64,8 @@ def _prepare(run: Run) -> tuple[Callable[[], None], dict[str, Callable[[], "Sum"
     import torch
 
     from edgecmd import losses
+    from edgecmd.data.modalities.table import modality_of
+    from edgecmd.models.base import noise_for
     from edgecmd.privacy.mechanisms import default_loss
     from edgecmd.privacy.step.gradients import clipped_sum
     from edgecmd.privacy.step.randomness import DeterministicSource
@@ -71,11 +73,11 @@ def _prepare(run: Run) -> tuple[Callable[[], None], dict[str, Callable[[], "Sum"
     from edgecmd.privacy.step.units import StepSettings, make_units, unit_loss
     from edgecmd.training.distill import LocalData
 
-    student, side, batch = run.new_student(), run.task.target_side, run.distill.batch_size
-    channels, dim = student.in_channels, student.embedding_dim
+    student, shape, batch = run.new_student(), run.task.input_shape, run.distill.batch_size
+    dim = student.embedding_dim
     coins = torch.Generator().manual_seed(0)
     data = LocalData(
-        target=torch.randn(batch, channels, side, side, generator=coins),
+        target=noise_for(student, (batch, *shape), generator=coins),
         teacher=torch.randn(batch, dim, generator=coins),
     )
     anchors = torch.randn(run.distill.num_anchors, dim, generator=coins)
@@ -103,7 +105,7 @@ def _prepare(run: Run) -> tuple[Callable[[], None], dict[str, Callable[[], "Sum"
 
     about = {
         "architecture": run.student.architecture,
-        "side": side,
+        "size": modality_of(run.task.data.train.target).size(shape),
         "batch": batch,
         "anchors": len(anchors),
     }
