@@ -25,7 +25,7 @@ from pathlib import Path
 from types import FrameType
 
 from clients.asking import PROGRAM, VARIABLE
-from edgecmd.core.machine import prepare_process
+from edgecmd.core.machine import import_torch_quickly
 
 POLL_S, STOP_S = 0.5, 10.0
 # For all parts of a message, which a SuperNode hands on as they come.
@@ -67,7 +67,7 @@ def main() -> None:
 
 def preload() -> None:
     """Import what a message needs, so that forked processes have it."""
-    prepare_process()
+    import_torch_quickly()
     import torch
 
     for name in PRELOADED:

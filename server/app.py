@@ -29,9 +29,9 @@ def main(grid: Grid, context: Context) -> None:
         FederationError: A round missed its quorum.
         MachineError: The disk is full, or memory is short; the run goes on when it is started again.
     """
-    from edgecmd.core.machine import prepare_process
+    from edgecmd.core.machine import import_torch_quickly
 
-    prepare_process()
+    import_torch_quickly()
     from edgecmd.config.assemble import Assembly
     from edgecmd.config.file_settings import VARIABLE, over_run_config
     from edgecmd.config.reader import unflatten

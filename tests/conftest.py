@@ -30,13 +30,7 @@ gc.disable()
 
 
 def pytest_collection_finish() -> None:
-    """Memory is used again, as by the program; what stands now stays to the end.
-
-    To look through it for garbage again and again costs a twentieth.
-    """
-    from edgecmd.core.machine import reuse_memory
-
-    reuse_memory()
+    """What stands now stays to the end; to look through it for garbage again and again costs a twentieth."""
     gc.collect()
     gc.freeze()
     gc.enable()

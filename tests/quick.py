@@ -68,7 +68,7 @@ class Here:
 # Two tries of each of the six kinds of neighbours, where an audit makes 96 in climbs of four: what a search
 # finds is told by its own tests. As the first lines of a child process, and the same here.
 BRIEF_CHECKS = (
-    "from edgecmd.core.machine import prepare_process; prepare_process();"
+    "from edgecmd.core.machine import import_torch_quickly; import_torch_quickly();"
     "from functools import partial; from edgecmd.audits.static import checks;"
     "checks.Effort = partial(checks.Effort, num_tries=12, climb_length=2);"
 )

@@ -29,7 +29,7 @@ from edgecmd.cli.output import (
     settle_streams,
 )
 from edgecmd.core.errors import EdgecmdError
-from edgecmd.core.machine import explain, is_of_machine, prepare_process
+from edgecmd.core.machine import explain, import_torch_quickly, is_of_machine
 
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
@@ -170,7 +170,7 @@ def main() -> None:
     words = [word for word in sys.argv[1:] if word != "--debug"]
     open_streams()
     _own_interrupt()
-    prepare_process()
+    import_torch_quickly()
     streams = sys.stdout, sys.stderr
     with quiet_libraries(debug=debug):
         try:

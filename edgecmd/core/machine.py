@@ -4,11 +4,10 @@ A full disk, a folder that may not be written, a name that is too long, too litt
 process is not a fault of the data and none of the program. Writers attach what they know with `at`; whoever
 tells a person turns the error into a `MachineError` with `explain`.
 
-And what makes a process of ours quick: `prepare_process`.
+And what makes a process of ours quick to start: `import_torch_quickly`.
 """
 
 import contextlib
-import ctypes
 import errno
 import gc
 import importlib.util
@@ -274,35 +273,6 @@ def _found(name: str) -> Path | None:
     if spec.submodule_search_locations:
         return Path(next(iter(spec.submodule_search_locations)))
     return Path(spec.origin or name)
-
-
-def prepare_process() -> None:
-    """Make a process quick that is ours as a whole: at its start, and at each step of its work."""
-    import_torch_quickly()
-    reuse_memory()
-
-
-# Numbers of glibc's `mallopt`: from how many free bytes at its end on the heap is cut, and from how many on a
-# block is a mapping of its own, which goes back to the system when it is freed.
-TRIM, MAP = -1, -3
-# Sizes below which nothing is given back; some versions take the second one and not the first.
-HELD = 2**30, 2**25
-TUNED = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
-
-
-def reuse_memory() -> bool:
-    """Keep freed memory for the next tensor: pages that are new have to be zeroed by the system first.
-
-    That is a fifth of the time of a training step. The process is as large as it once had to be, which it
-    was before, too. Where the user tuned the allocator, or there is another, nothing is changed.
-
-    Returns:
-        Whether it is kept.
-    """
-    if sys.platform != "linux" or any(name in os.environ for name in TUNED):
-        return False
-    tune = getattr(ctypes.CDLL(None), "mallopt", None)
-    return tune is not None and any(tune(MAP, size) for size in HELD) and bool(tune(TRIM, 2**31 - 1))
 
 
 def import_torch_quickly() -> None:

@@ -18,7 +18,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
 from edgecmd.core.errors import MachineError
-from edgecmd.core.machine import prepare_process
+from edgecmd.core.machine import import_torch_quickly
 
 Args = ParamSpec("Args")
 Piece = TypeVar("Piece")
@@ -123,7 +123,7 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def _begin_worker(begin: bytes) -> None:
-    prepare_process()
+    import_torch_quickly()
     import torch
 
     torch.set_num_threads(1)

@@ -30,9 +30,9 @@ def in_batch(student, teacher, anchors, temperature=0.1):
 FAULTS = """
 from dataclasses import replace
 
-from edgecmd.core.machine import prepare_process
+from edgecmd.core.machine import import_torch_quickly
 
-prepare_process()
+import_torch_quickly()
 
 from edgecmd.audits.step import checks, random_source, sampling_coins
 from edgecmd.cli import main

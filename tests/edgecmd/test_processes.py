@@ -5,7 +5,6 @@ import gc
 import importlib
 import os
 import signal
-import subprocess
 import sys
 import time
 from concurrent.futures.process import BrokenProcessPool
@@ -14,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from edgecmd.core.errors import MachineError
-from edgecmd.core.machine import TUNED, explain, import_torch_quickly, reuse_memory
+from edgecmd.core.machine import explain, import_torch_quickly
 from edgecmd.core.processes import Workers
 
 
@@ -91,45 +90,6 @@ def test_no_garbage_is_looked_for_while_torch_is_imported_nor_in_it_later(
         assert sys.meta_path == before
     import_torch_quickly()
     assert sys.meta_path == before, "torch is there already"
-
-
-# Whether memory is kept, and how many pages ten rounds get after a first one; each has 30 MB for a moment.
-ROUNDS = """
-import resource
-from edgecmd.core.machine import reuse_memory
-
-def pages():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-
-def use():
-    blocks = [b"x" * 6_000_000 for _ in range(5)]
-
-kept = reuse_memory()
-use()
-before = pages()
-for _ in range(10):
-    use()
-print(kept, pages() - before)
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems have other allocators")
-def test_freed_memory_is_used_again() -> None:
-    own = {name: value for name, value in os.environ.items() if name not in TUNED}
-    done = subprocess.run(
-        [sys.executable, "-c", ROUNDS], env=own, capture_output=True, text=True, check=True
-    ).stdout.split()
-    if done[0] != "True":
-        pytest.skip("not the allocator of glibc")
-    # One round has 7,300 pages of 4 KiB, and ten of them 73,000.
-    assert int(done[1]) < 7_300
-
-
-def test_an_allocator_that_the_user_tuned_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in TUNED:
-        with monkeypatch.context() as other:
-            other.setenv(name, "65536")
-            assert not reuse_memory()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EAGAIN, errno.ENOMEM, errno.EMFILE])
