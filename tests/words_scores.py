@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from scipy.sparse import csr_array
-from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 
 from edgecmd.config.assemble import Assembly
 from edgecmd.config.reader import load_config
@@ -30,6 +30,10 @@ from edgecmd.models.student_file import load_student
 
 # Questions at a time, the power of a vote, and how many of the nearest strings are looked at.
 ROWS, POWER, NEAREST = 500, 6, 100
+# From how many agreeing pairs on a group of questions begins, and its name; padded, these sort by number.
+AGREEING = (1, 3, 10, 30, 100)
+AGREEING_NAMES = ("0", "1 to 2", "3 to 9", "10 to 29", "30 to 99", "100 or more")
+LONGEST_NAME = len(AGREEING_NAMES[-1])
 WORD = re.compile(r"[\s\W_]+")
 # First word of a letter's Unicode name -> what its script is called here.
 SCRIPTS = {"CJK": "Han", "HIRAGANA": "Kana", "KATAKANA": "Kana"}
@@ -78,26 +82,17 @@ def without_a_word(asked: Sequence[str], strings: Sequence[str]) -> np.ndarray:
     return np.array([not any(word in heard for word in words_of(one)) for one in asked])
 
 
-def agreeing(asked: Sequence[str], right_NM: csr_array, data: Experiment) -> np.ndarray:
+def agreeing(
+    asked: Sequence[str], right_NM: csr_array, strings: Sequence[str], counts_TM: csr_array
+) -> np.ndarray:
     """How many training pairs share a word with the question and show what is right for it, (N,).
 
     Of a question that one pair alone could teach, a private student knows nothing; this says of how many.
     """
-    strings, counts_TM = training(data)
-    names = sorted({word for one in (*asked, *strings) for word in words_of(one)})
-    place = {word: index for index, word in enumerate(names)}
-    asked_NV, known_TV = (_words_in(texts, place) for texts in (asked, strings))
-    shared_NT = csr_array(asked_NV @ known_TV.T)
-    shared_NT.data[:] = 1.0
-    return np.asarray((shared_NT @ counts_TM).multiply(right_NM).sum(axis=1)).ravel().astype(int)
-
-
-def _words_in(texts: Sequence[str], place: dict[str, int]) -> csr_array:
-    """Which words each text has, (texts, words)."""
-    words = [[place[word] for word in set(words_of(one))] for one in texts]
-    ends = np.cumsum([0, *map(len, words)])
-    columns = np.array([index for of_one in words for index in of_one], dtype=int)
-    return csr_array((np.ones(len(columns)), columns, ends), shape=(len(texts), len(place)))
+    words = CountVectorizer(tokenizer=words_of, token_pattern=None, lowercase=False)
+    known_TV, asked_NV = (csr_array(one) for one in (words.fit_transform(strings), words.transform(asked)))
+    shares_NT = (asked_NV @ known_TV.T > 0).astype(float)
+    return np.asarray((shares_NT @ counts_TM).multiply(right_NM).sum(axis=1)).ravel().astype(int)
 
 
 def say(name: str, found: np.ndarray, unheard: np.ndarray) -> None:
@@ -168,18 +163,13 @@ def trained(path: Path, config: RunConfig) -> None:
     _table("language", [sorted(spoken[one]) for one in asked], rank)
     _table("script", [[script_of(one)] for one in asked], rank)
     _table("languages that have it", [[str(min(len(spoken[one]), 5))] for one in asked], rank)
-    unheard = without_a_word(asked, training(data)[0])
+    strings, counts = training(data)
+    unheard = without_a_word(asked, strings)
     _table("has a word of training", [["no" if one else "yes"] for one in unheard], rank)
-    num = agreeing(asked, right, data)
-    _table("pairs that share a word with it and are right", [[_how_many(one)] for one in num], rank)
+    how_many = np.searchsorted(AGREEING, agreeing(asked, right, strings, counts), side="right")
+    groups = [[AGREEING_NAMES[one].rjust(LONGEST_NAME)] for one in how_many]
+    _table("pairs that share a word with it and are right", groups, rank)
     _table("all", [["all"] for _ in asked], rank)
-
-
-def _how_many(num: int) -> str:
-    limits = (1, 3, 10, 30, 100)
-    low = max((one for one in limits if one <= num), default=0)
-    high = min((one for one in limits if one > num), default=0)
-    return "0" if not num else f"{low:3d} to {high - 1}" if high else f"{low} or more"
 
 
 def _table(title: str, groups: Sequence[Sequence[str]], rank: np.ndarray) -> None:

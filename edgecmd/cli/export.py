@@ -262,7 +262,7 @@ def build(
     """Make a web page: draw or type, and see what the student finds. It sends no requests to any server."""
     from edgecmd.cli.run import config_of
     from edgecmd.config.assemble import Assembly
-    from export.web.gallery import NUM_PICTURES, gallery_of_folder, gallery_of_run
+    from export.web.gallery import gallery_of_folder, gallery_of_run
     from export.web.ortweb import find_ort_web
     from export.web.page import MODES, build_web, locate
     from export.web.page_parts import SECOND
@@ -278,7 +278,7 @@ def build(
         )
     pictures = None
     if run is not None and gallery is not None:
-        pictures = gallery_of_folder(run, gallery, num_pictures=num_pictures or NUM_PICTURES, credit=credit)
+        pictures = gallery_of_folder(run, gallery, num_pictures=num_pictures, credit=credit)
     elif run is not None:
         pictures = gallery_of_run(run, num_pictures=num_pictures)
     report = build_web(

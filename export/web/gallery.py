@@ -140,7 +140,7 @@ def gallery_of_run(run: Run, *, num_pictures: int | None = None) -> Gallery:
         return _built_in(task, row, seed=run.seed, num_pictures=num_pictures)
     public = task.data.public
     pictures = public.pictures(use="A gallery")
-    rows = _draw(len(public), num_pictures or NUM_PICTURES, seed=run.seed)
+    rows = _draw(len(public), num_pictures, seed=run.seed)
     built_in = _is_built_in(public)
     names = [public.keys[row] for row in rows]
     return Gallery(
@@ -169,14 +169,14 @@ def name_of_file(name: str) -> str:
 
 
 def gallery_of_folder(
-    run: Run, folder: Path, *, num_pictures: int = NUM_PICTURES, credit: str = ""
+    run: Run, folder: Path, *, num_pictures: int | None = None, credit: str = ""
 ) -> Gallery:
     """Images out of a folder that the user names, embedded by the run's teacher.
 
     Args:
         run: The run.
         folder: PNG, JPEG or WebP files; the name of an image is that of its file.
-        num_pictures: At most so many are taken, drawn by the run's seed.
+        num_pictures: At most so many are taken, drawn by the run's seed; None: `NUM_PICTURES`.
         credit: Who made them and under which licence.
 
     Raises:
@@ -213,13 +213,14 @@ def _built_in(task: Task, row: DataSet, *, seed: int, num_pictures: int | None) 
     features = task.gallery_features("test")
     # Several targets, such as the names of a thing in several languages, may have one image.
     _, firsts = np.unique(features, axis=0, return_index=True)
-    most = num_pictures or (NUM_PICTURES if held.gallery is None else len(firsts))
+    most = len(firsts) if num_pictures is None and held.gallery is not None else num_pictures
     rows = np.sort(firsts)[_draw(len(firsts), most, seed=seed)]
+    titles = _titles(held)
     shown = numpy_generator(seed, "web-examples").permutation(len(strict))[:NUM_EXAMPLES]
     examples = strict.pairs.target[shown]
     is_drawn = modality_of(examples).is_drawn
     return Gallery(
-        names=tuple(_titles(held)[row] for row in rows),
+        names=tuple(titles[row] for row in rows),
         pictures=_sources(held)[rows],
         embedding=unit_rows(features[rows]),
         credit=row.credit,
@@ -260,9 +261,9 @@ def _others(drawings: Targets, examples: Targets, *, seed: int, num: int) -> Tar
     return np.asarray(drawings[np.array(kept[:num], dtype=np.int64)])
 
 
-def _draw(total: int, num: int, *, seed: int) -> np.ndarray:
-    """Rows of at most ``num`` of ``total`` images, drawn by the run's seed, in ascending order."""
-    return np.sort(numpy_generator(seed, "web-gallery").permutation(total)[:num])
+def _draw(total: int, num: int | None, *, seed: int) -> np.ndarray:
+    """Rows of at most ``num`` (None: `NUM_PICTURES`) of ``total`` images, drawn by the seed, ascending."""
+    return np.sort(numpy_generator(seed, "web-gallery").permutation(total)[: num or NUM_PICTURES])
 
 
 def _is_built_in(public: PublicSource) -> bool:
